@@ -1,0 +1,89 @@
+"""The ``clipsearch`` command: a lazy group, so that ``--help`` imports nothing heavy.
+
+Each command is one module of ``clipsearch.commands`` with a click command named ``command``; it is imported when it
+is called, or when its own help is asked for. The one-line summaries below are a table here, because reading them
+off the commands would import every room; a test holds that the two agree.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+
+import click
+
+from clipsearch import __version__
+from clipsearch.errors import ClipsearchError
+
+COMMANDS: Mapping[str, str] = {
+    "sample": "Draw the built-in sample corpus of aerial scenes.",
+    "finetune": "Fine-tune CLIP on a corpus of images and captions.",
+    "evaluate": "Measure a checkpoint: zero-shot hits@k and retrieval.",
+    "encode": "Turn a corpus into embedding shards.",
+    "feed": "Push embedding shards into Vespa or the local engine.",
+    "search": "Search from the terminal, with scores explained.",
+    "engine": "Serve a Vespa application package from this machine.",
+    "ui": "Serve the search page.",
+    "app": "Write the application package for another embedding size.",
+    "demo": "Run the whole path on one corpus and serve it.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in ``clipsearch.commands`` and are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of ``cmd_name``; None for a name that does not exist."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"clipsearch.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="clipsearch")
+def cli() -> None:
+    """Hybrid image search on Vespa, with CLIP fine-tuned on your own domain.
+
+    \b
+    Example, from a corpus to a search page:
+      clipsearch sample --out corpus
+      clipsearch finetune corpus --preset tiny --out model
+      clipsearch encode corpus --model model --out shards
+      clipsearch engine --data index --app vespa_app
+      clipsearch feed shards
+      clipsearch search "a stadium next to a river" --model model
+      clipsearch ui --model model
+    """
+
+
+def main() -> None:
+    """Entry point: a ``ClipsearchError`` becomes one sentence on stderr and exit code 1; Ctrl-C exits with 130."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ClipsearchError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Serve ASGI applications from this process: HTTP/1.1 and HTTP/2 cleartext on one port, until a signal.
+
+Used by the local engine (two ports, one process) and by the search UI. granian's embedded server is the only one
+measured that speaks h2c with prior knowledge, which ``vespa feed`` and pyvespa's asynchronous client need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from clipsearch.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One ASGI application on one port; ``option`` is the command-line option that changes the port."""
+
+    app: Callable[..., Any]
+    host: str
+    port: int
+    option: str = "--port"
+
+
+def check_port(host: str, port: int, option: str = "--port") -> None:
+    """Raise ``InputError`` when ``host:port`` cannot be listened on.
+
+    granian binds with SO_REUSEPORT, so without this a second server would silently share the port with the first.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"cannot listen on {host}:{port} ({reason}): stop what uses it, or choose another port with {option}"
+            ) from error
+
+
+def exposure_warning(host: str) -> str:
+    """A sentence for stderr when ``host`` is not loopback, or ""."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return ""
+    if host == "localhost":
+        return ""
+    return f"Warning: --host {host} lets other machines in, and nothing here asks for a password."
+
+
+def run(
+    listeners: Sequence[Listener],
+    ready: Callable[[], None] = lambda: None,
+    close: Callable[[], None] = lambda: None,
+) -> NoReturn:
+    """Serve until a signal, call ``close``, and end the process with exit code 0.
+
+    The process ends by ``os._exit``: granian's worker threads sometimes outlive the interpreter and panic in its
+    finalisation (seen about once in five stops with a request in flight, granian 2.8).
+    """
+    asyncio.run(serve(listeners, ready))
+    close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def serve(listeners: Sequence[Listener], ready: Callable[[], None] = lambda: None) -> None:
+    """Serve all ``listeners`` until SIGINT or SIGTERM, then finish running requests and return.
+
+    ``ready`` is called once every port answers connections. Raises ``InputError`` for a port in use.
+    """
+    for listener in listeners:
+        check_port(listener.host, listener.port, listener.option)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    servers = [_server(listener) for listener in listeners]
+    tasks = [asyncio.create_task(server.serve()) for server in servers]
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.gather(*(_answers(listener.host, listener.port) for listener in listeners))
+    ready()
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    for server in servers:
+        server.stop()
+    stopping.cancel()
+    await asyncio.gather(*tasks)
+
+
+def _server(listener: Listener) -> Any:
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server.embed import Server
+
+    logging.getLogger("_granian").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "embedded server is experimental"
+        return Server(
+            listener.app,
+            address=listener.host,
+            port=listener.port,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.auto,
+            log_enabled=False,
+        )
+
+
+async def _answers(host: str, port: int) -> None:
+    reach = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    for _ in range(500):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(reach, port)
+            writer.close()
+            return
+        await asyncio.sleep(0.01)
+    raise InputError(f"the server on {host}:{port} did not start within 5 s")
