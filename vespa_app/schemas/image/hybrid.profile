@@ -1,0 +1,30 @@
+rank-profile hybrid inherits default {
+    # Reciprocal rank fusion of two lists, for
+    #     where ({targetHits:100}nearestNeighbor(embedding,q)) or userInput(@text)
+
+    # Above 0 only for documents that the nearestNeighbor operator itself produced. semantic cannot tell them apart: it is
+    # computed for documents that only words found as well.
+    function near() {
+        expression: rawScore(embedding)
+    }
+
+    # Only the best rerank-count of this phase reach the fusion, so both lists' hundred best must be among them. Neither
+    # score alone does that: the vector's own neighbours come first, all the others follow by BM25 squeezed below 1.
+    first-phase {
+        expression: if (near > 0, 1 + near, lexical / (1 + lexical))
+    }
+
+    # reciprocal_rank ranks every hit, those with score 0 too: without the conditions, documents that are not in a list
+    # would still earn a share of it. 2000 leaves room for an exact nearestNeighbor, which exposes several times its
+    # targetHits (about 860 of 200,000 documents for 100), and for as many lexical hits after them.
+    global-phase {
+        rerank-count: 2000
+        expression: if (lexical > 0, reciprocal_rank(lexical), 0) + if (near > 0, reciprocal_rank(semantic), 0)
+    }
+
+    match-features {
+        bm25(captions)
+        closeness(field,embedding)
+        rawScore(embedding)
+    }
+}

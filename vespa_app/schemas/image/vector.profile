@@ -1,0 +1,6 @@
+rank-profile vector inherits default {
+
+    first-phase {
+        expression: semantic
+    }
+}
