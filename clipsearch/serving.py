@@ -21,6 +21,10 @@ from typing import Any, NoReturn
 
 from clipsearch.errors import InputError
 
+BACKLOG = 1024  # connections waiting to be accepted
+BACKPRESSURE = 16_384  # requests in the server at once; granian's default, 256, would stall vespa feed's streams
+MAX_STREAMS = 256  # requests at once on one HTTP/2 connection
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -42,8 +46,8 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise InputError(
                 f"cannot listen on {host}:{port} ({reason}): stop what uses it, or choose another port with {option}"
             ) from error
@@ -90,28 +94,40 @@ async def serve(listeners: Sequence[Listener], ready: Callable[[], None] = lambd
     servers = [_server(listener) for listener in listeners]
     tasks = [asyncio.create_task(server.serve()) for server in servers]
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.gather(*(_answers(listener.host, listener.port) for listener in listeners))
-    ready()
-    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    for server in servers:
-        server.stop()
-    stopping.cancel()
-    await asyncio.gather(*tasks)
+    answering = asyncio.gather(*(_answers(listener.host, listener.port) for listener in listeners))
+    first: list[asyncio.Future[Any]] = [answering, stopping, *tasks]
+    try:
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done() and not stop.is_set():
+            answering.result()
+            ready()
+            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for server in servers:
+            server.stop()
+        answering.cancel()
+        stopping.cancel()
+        await asyncio.gather(*tasks, answering, stopping, return_exceptions=True)
 
 
 def _server(listener: Listener) -> Any:
-    from granian.constants import HTTPModes, Interfaces
-    from granian.server.embed import Server
-
     logging.getLogger("_granian").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "embedded server is experimental"
+        from granian.constants import HTTPModes, Interfaces
+        from granian.http import HTTP2Settings
+        from granian.server.embed import Server
+
         return Server(
             listener.app,
             address=listener.host,
             port=listener.port,
             interface=Interfaces.ASGINL,
             http=HTTPModes.auto,
+            websockets=False,
+            backlog=BACKLOG,
+            backpressure=BACKPRESSURE,
+            http2_settings=HTTP2Settings(max_concurrent_streams=MAX_STREAMS),
             log_enabled=False,
         )
 

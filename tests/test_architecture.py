@@ -30,13 +30,13 @@ LAW: dict[str, set[str]] = {
     "clip": set(),
     "shards": set(),
     "training": {"clip", "corpora", "images", "captions", "metrics"},
-    "encoding": {"corpora", "images", "captions", "shards", "metrics"},
+    "encoding": {"clip", "corpora", "images", "captions", "shards", "metrics"},
     "search": set(),
     "evaluation": {"clip", "corpora", "images", "captions", "metrics", "search", "encoding", "shards"},
     "feeders": {"search", "encoding", "shards"},
     "web": {"search", "images", "corpora", "encoding", "shards", "serving"},
     "engine": {"serving"},
-    "demo": {"corpora", "metrics", "search"},
+    "demo": {"clip", "corpora", "search", "serving"},
 }
 LIBRARIES = {
     "torch": {"clip", "training"},
