@@ -1,0 +1,76 @@
+"""``clipsearch search``: one query from the terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import click
+
+from clipsearch.errors import InputError
+
+MODEL_HELP = "Checkpoint folder that the images were encoded with."
+
+
+@click.command("search")
+@click.argument("text", default="")
+@click.option("--profile", default="hybrid", show_default=True, help="lexical, vector, hybrid or hybrid_linear.")
+@click.option("--model", type=click.Path(path_type=Path), envvar="CLIPSEARCH_MODEL", show_envvar=True, help=MODEL_HELP)
+@click.option("--image", type=click.Path(path_type=Path), help="Search by this image instead of by words.")
+@click.option("--alpha", type=float, default=0.5, show_default=True, help="Semantic weight of hybrid_linear.")
+@click.option("--corpus", default="", help="Only this corpus.")
+@click.option("--label", default="", help="Only this label.")
+@click.option("--split", default="", help="Only this split.")
+@click.option("--hits", type=click.IntRange(1, 400), default=10, show_default=True)
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, envvar="CLIPSEARCH_URL")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    text: str,
+    profile: str,
+    model: Path | None,
+    image: Path | None,
+    alpha: float,
+    corpus: str,
+    label: str,
+    split: str,
+    hits: int,
+    url: str,
+    as_json: bool,
+) -> None:
+    """Search from the terminal, with scores explained.
+
+    relevance is the score of the ranking; lexical is BM25 over the captions; cosine is between query and
+    image.
+
+    \b
+    Example:
+      clipsearch search "a stadium next to a river" --profile hybrid --model model
+      clipsearch search "storage tanks" --profile lexical --json
+      clipsearch search --image photo.jpg --model model --hits 20
+    """
+    from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, explain
+
+    if image and (text or profile == "lexical"):
+        raise InputError("--image searches by the image alone: leave out the words and --profile lexical")
+    with SearchClient(url) as client:
+        embedding = None
+        if image or profile != "lexical":
+            if model is None:
+                raise InputError(
+                    f"--profile {profile} needs the model that the images were encoded with: give --model DIR "
+                    "(or set CLIPSEARCH_MODEL), or search words with --profile lexical"
+                )
+            client.check()  # before the seconds that a model takes to load
+            from clipsearch.clip import load_clip
+            from clipsearch.images import load_image
+
+            encoder = QueryEncoder(load_clip(model))
+            embedding = encoder.image(load_image(image)) if image else encoder.text(text)
+        filters = Filters(corpus, label, split)
+        results = client.search(by_profile(profile, text, embedding, alpha=alpha, filters=filters, hits=hits))
+    if as_json:
+        click.echo(json.dumps(explain.as_json(results), indent=2, ensure_ascii=False))
+    else:
+        click.echo(explain.table(results, shutil.get_terminal_size((120, 24)).columns))
+        click.echo(f"{results.total} images match, {results.seconds * 1000:.0f} ms", err=True)

@@ -1,0 +1,137 @@
+"""One Vespa endpoint through pyvespa's synchronous client, with our errors in place of its own.
+
+pyvespa reports trouble as ``VespaError``, requests' ``HTTPError``, httpr's errors or a ``RuntimeError`` for
+a body that is not JSON. Here each becomes ``UnreachableError`` (nobody answers, or something that is not Vespa: which
+URL, what to do) or ``RejectedError`` (an answer that is an error: status and the endpoint's own words). This module
+is shared by searching and feeding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpr
+from requests.exceptions import HTTPError
+from vespa.application import Vespa, VespaSync
+from vespa.exceptions import VespaError
+
+from clipsearch.errors import InputError, RejectedError, UnreachableError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+SCHEMA = "image"
+_ID = re.compile(r"id:([a-z0-9][a-z0-9_-]*):image::([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+def parse_id(document_id: str) -> tuple[str, str]:
+    """The corpus and key of ``id:<corpus>:image::<key>``; ``InputError`` for anything else.
+
+    Only URL-safe keys pass: in pyvespa's paths a ``/`` or ``..`` would reach another document or another
+    handler.
+    """
+    match = _ID.fullmatch(document_id)
+    if match is None:
+        raise InputError(f"{document_id!r} is not the id of an image (id:<corpus>:image::<key>)")
+    return match[1], match[2]
+
+
+class Endpoint:
+    """One long-lived connection pool to a Vespa container; its methods may be called from many threads.
+
+    ``timeout``: seconds for one request. pyvespa's own retries are off: an interactive search must fail at
+    once, and the feeder has retries of its own.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 20.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"{url!r} is not the URL of an endpoint: give one like {DEFAULT_URL}")
+        self.url = url.rstrip("/")
+        app = Vespa(url=self.url)
+        self._pool = httpr.Client(headers=app.base_headers, timeout=timeout, follow_redirects=False)
+        self._session: VespaSync = app.syncio(session=self._pool, compress=False, num_retries_429=0)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    def status(self) -> None:
+        """Ask for ``/ApplicationStatus``: raises when nobody answers or nothing is deployed yet."""
+        response = self._answer(lambda: self._pool.get(f"{self.url}/ApplicationStatus"))
+        if response.status_code != 200:
+            raise RejectedError(response.status_code, _message(_json(response)) or "no application is deployed")
+
+    def query(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST ``body`` to ``/search/``; the reply's JSON. Errors beside hits are raised too."""
+        reply: dict[str, Any] = self._answer(lambda: self._session.query(body=dict(body))).json
+        errors = reply.get("root", {}).get("errors")
+        if errors:
+            raise RejectedError(200, _message({"root": {"errors": errors}}))
+        return reply
+
+    def put(self, corpus: str, key: str, fields: Mapping[str, Any]) -> None:
+        """Put one document; returns when the endpoint has acknowledged it."""
+        self._answer(
+            lambda: self._session.feed_data_point(schema=SCHEMA, namespace=corpus, data_id=key, fields=dict(fields))
+        )
+
+    def get(self, corpus: str, key: str, fields: str) -> dict[str, Any] | None:
+        """The fields named by the field set ``fields`` ("image:thumbnail") of one document; None if it is not
+        there.
+        """
+        response = self._answer(
+            lambda: self._session.get_data(schema=SCHEMA, namespace=corpus, data_id=key, fieldSet=fields)
+        )
+        if response.status_code == 404:
+            return None
+        values: dict[str, Any] = response.json.get("fields", {})
+        return values
+
+    def _answer(self, send: Callable[[], Any]) -> Any:
+        try:
+            return send()
+        except httpr.RequestError as error:
+            raise UnreachableError(
+                f"nobody answers at {self.url} ({_short(error)}): start it with "
+                '"clipsearch engine --data DIR", or give the URL of a running Vespa with --url'
+            ) from error
+        except (VespaError, HTTPError) as error:
+            raise _rejected(error) from error
+        except RuntimeError as error:  # httpr's error for a body that is not JSON
+            raise UnreachableError(
+                f"what answers at {self.url} does not speak as Vespa does ({_short(error)}): check --url"
+            ) from error
+
+
+def _rejected(error: VespaError | HTTPError) -> RejectedError:
+    cause = error if isinstance(error, HTTPError) else error.__cause__
+    response = getattr(cause, "response", None)
+    if response is None:
+        return RejectedError(500, str(error))
+    return RejectedError(int(response.status_code), _message(_json(response)) or str(response.text)[:300])
+
+
+def _json(response: Any) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RuntimeError):
+        return {}
+
+
+def _message(reply: Any) -> str:
+    """The human part of an error reply: a query's ``root.errors`` or a document operation's ``message``."""
+    if not isinstance(reply, dict):
+        return ""
+    root = reply.get("root")
+    errors = root.get("errors") if isinstance(root, dict) else None
+    if errors:
+        return "; ".join(str(item.get("message") or item.get("summary") or item) for item in errors)
+    return str(reply.get("message", ""))
+
+
+def _short(error: BaseException) -> str:
+    text = str(error)
+    kind = {"ConnectError": "connection refused", "ReadTimeout": "timed out", "ConnectTimeout": "timed out"}
+    return kind.get(type(error).__name__, text[:120] or type(error).__name__)
