@@ -71,18 +71,17 @@ def cli() -> None:
 def main() -> None:
     """Entry point: a ``ClipsearchError`` becomes one sentence on stderr and exit code 1; Ctrl-C exits with 130."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = cli.main(standalone_mode=False)  # click returns what ctx.exit() was given, and raises the rest
+    except ClipsearchError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except ClipsearchError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from clipsearch.cli import COMMANDS, cli
+from clipsearch.cli import COMMANDS, cli, main
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,3 +55,16 @@ def test_an_empty_corpus_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert str(tmp_path) in done.stderr
+
+
+def test_a_command_that_ends_with_ctx_exit_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command("sample")
+    @click.pass_context
+    def failing(context: click.Context) -> None:
+        context.exit(3)
+
+    monkeypatch.setattr("clipsearch.commands.sample.command", failing)
+    monkeypatch.setattr(sys, "argv", ["clipsearch", "sample"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 3

@@ -1,0 +1,49 @@
+"""``clipsearch encode``: a corpus and a checkpoint become embedding shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("corpus", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="Checkpoint folder, or a Hugging Face model name.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the shards.")
+@click.option("--name", default="", help="Corpus name in document ids; default: the folder's name.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(1, 4096), help="Images at once.")
+@click.option("--overwrite", is_flag=True, help="Replace shards of another model or corpus.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(
+    corpus: Path, model: str, out: Path, name: str, device: str, batch: int, overwrite: bool, as_json: bool
+) -> None:
+    """Turn a corpus into embedding shards.
+
+    Only new and changed images are encoded; an interrupted run goes on where it stopped. Images that cannot
+    be read are listed in OUT/ledger.jsonl, and the exit code is then 1.
+
+    \b
+    Example:
+      clipsearch encode corpus --model model --out shards
+    """
+    from clipsearch.encoding import encode_corpus
+
+    summary = encode_corpus(
+        corpus, model, out, name=name, device=device, batch=batch, overwrite=overwrite, progress=not as_json
+    )
+    if as_json:
+        import dataclasses
+        import json
+
+        click.echo(json.dumps({**dataclasses.asdict(summary), "rate": summary.rate, "ledger": summary.ledger}))
+    else:
+        click.echo(
+            f"{summary.encoded} images encoded, {summary.reused} taken over, {summary.removed} removed, "
+            f"{summary.failed} failed, in {summary.seconds:.1f} s ({summary.rate:.0f} images/s): {summary.out}"
+        )
+        if summary.failed:
+            click.echo(f"What failed, and why, is in {summary.ledger}", err=True)
+    if summary.failed:
+        raise SystemExit(1)

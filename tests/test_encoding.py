@@ -1,0 +1,310 @@
+"""Encoding loses no image, does nothing twice, survives bad files and being killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipsearch import encoding
+from clipsearch.commands.encode import command
+from clipsearch.corpora import open_corpus
+from clipsearch.encoding import EncodeSummary, encode
+from clipsearch.errors import CheckpointError, ShardError
+from clipsearch.shards import open_shards, read_manifest, shard_files
+
+SIDE = 4
+
+
+class FakeModel:
+    """Embeds a picture as its own pixels at 4 x 4, so that every embedding can be told from every other."""
+
+    dim = SIDE * SIDE * 3
+
+    def __init__(self, model_id: str = "fake-1") -> None:
+        self.model_id = model_id
+        self.batches: list[int] = []
+
+    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.asarray(Image.fromarray(image).resize((SIDE, SIDE)))
+
+    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.batches.append(len(pixels))
+        flat = pixels.reshape(len(pixels), -1).astype(np.float32) + 1
+        return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+    @property
+    def embedded(self) -> int:
+        return sum(self.batches)
+
+
+def draw(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 255, (16, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def make_corpus(root: Path, count: int = 20) -> Path:
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        draw(root / "images" / f"{number:03d}.png", number)
+    caption(root, [f"{number:03d}" for number in range(count)])
+    return root
+
+
+def caption(root: Path, ids: list[str], words: str = "picture") -> None:
+    (root / "captions-train.tsv").write_text("".join(f"{name}\t{words} {name}\n" for name in ids))
+
+
+def run(root: Path, out: Path, model: FakeModel | None = None, **options: Any) -> EncodeSummary:
+    with open_corpus(root, "c") as corpus:
+        return encode(corpus, model or FakeModel(), out, **{"batch": 4, "rows": 8, "progress": False, **options})
+
+
+def contents(out: Path) -> dict[str, tuple[Any, ...]]:
+    rows = list(open_shards(out))
+    found = {row.record.key: (row.record, row.embedding.tobytes(), row.content_hash, row.thumbnail) for row in rows}
+    assert len(found) == len(rows), "a key is in the shards twice"
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_corpus(tmp_path / "corpus")
+
+
+def ledger(out: Path) -> dict[str, str]:
+    entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+    return {entry["item"]: entry["reason"] for entry in entries}
+
+
+def test_every_image_arrives_with_its_metadata(root: Path, tmp_path: Path) -> None:
+    model = FakeModel()
+    summary = run(root, tmp_path / "out", model)
+    assert (summary.encoded, summary.reused, summary.removed, summary.failed) == (20, 0, 0, 0)
+    shards = open_shards(tmp_path / "out")
+    assert (shards.manifest.count, shards.manifest.complete, shards.manifest.model_id) == (20, True, "fake-1")
+    assert shards.manifest.root == str(root.resolve())
+    for number, row in enumerate(shards):
+        assert row.record.captions == (f"picture {number:03d}",)
+        assert (row.width, row.height, row.model_id) == (20, 16, "fake-1")
+        assert abs(float(np.linalg.norm(row.embedding)) - 1) < 1e-5
+        image = np.asarray(Image.open(root / row.record.uri))
+        np.testing.assert_array_equal(row.embedding, FakeModel().embed_pixels(model.preprocess(image)[None])[0])
+    assert model.batches == [4] * 5
+
+
+def test_a_second_run_encodes_nothing_and_changes_no_shard(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in shard_files(tmp_path / "out")}
+    model = FakeModel()
+    summary = run(root, tmp_path / "out", model)
+    assert (summary.encoded, summary.reused, model.embedded) == (0, 20, 0)
+    assert before == {path: path.stat().st_mtime_ns for path in shard_files(tmp_path / "out")}
+
+
+def test_only_new_and_changed_images_are_encoded(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    draw(root / "images" / "003.png", 999)
+    draw(root / "images" / "new.png", 1000)
+    (root / "images" / "007.png").unlink()
+    caption(root, [f"{number:03d}" for number in range(20) if number != 7] + ["new"])
+    model = FakeModel()
+    summary = run(root, tmp_path / "out", model)
+    assert (summary.encoded, summary.reused, summary.removed, summary.failed) == (2, 18, 1, 0)
+    assert model.embedded == 2
+    run(root, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert open_shards(tmp_path / "out").manifest.count == 20
+
+
+def test_changed_captions_are_renewed_without_encoding(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    caption(root, [f"{number:03d}" for number in range(20)], "other words")
+    model = FakeModel()
+    summary = run(root, tmp_path / "out", model)
+    assert (summary.reused, model.embedded) == (20, 0)
+    assert {row.record.captions[0] for row in open_shards(tmp_path / "out")} == {
+        f"other words {number:03d}" for number in range(20)
+    }
+
+
+def test_bad_images_go_to_the_ledger_and_the_others_arrive(root: Path, tmp_path: Path) -> None:
+    (root / "images" / "002.png").write_bytes(b"")
+    (root / "images" / "005.png").write_bytes((root / "images" / "005.png").read_bytes()[:100])
+    (root / "images" / "008.png").write_bytes(b"<html>404</html>")
+    (root / "images" / "009.png").unlink()
+    summary = run(root, tmp_path / "out")
+    assert (summary.encoded, summary.failed) == (16, 4)
+    reasons = ledger(tmp_path / "out")
+    assert "empty" in reasons["images/002.png"]
+    assert "truncated" in reasons["images/005.png"]
+    assert "web page" in reasons["images/008.png"]
+    assert "missing" in reasons["009"]
+    assert len(open_shards(tmp_path / "out")) == 16
+
+
+def test_a_repaired_image_is_encoded_by_the_next_run(root: Path, tmp_path: Path) -> None:
+    (root / "images" / "002.png").write_bytes(b"")
+    run(root, tmp_path / "out")
+    draw(root / "images" / "002.png", 2)
+    summary = run(root, tmp_path / "out")
+    assert (summary.encoded, summary.reused, summary.failed) == (1, 19, 0)
+    assert not ledger(tmp_path / "out")
+
+
+def test_an_image_that_broke_since_is_no_longer_in_the_shards(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    (root / "images" / "002.png").write_bytes(b"")
+    summary = run(root, tmp_path / "out")
+    assert (summary.reused, summary.removed, summary.failed) == (19, 0, 1)
+    assert "002" not in contents(tmp_path / "out")
+
+
+def test_a_picture_that_cannot_be_resized_costs_only_itself(root: Path, tmp_path: Path) -> None:
+    class Picky(FakeModel):
+        def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            if image[0, 0, 0] == np.asarray(Image.open(root / "images" / "004.png"))[0, 0, 0]:
+                raise ValueError("too thin")
+            return super().preprocess(image)
+
+    summary = run(root, tmp_path / "out", Picky())
+    assert summary.failed >= 1
+    assert summary.encoded == 20 - summary.failed
+    assert "too thin" in ledger(tmp_path / "out")["images/004.png"]
+
+
+def test_shards_of_another_model_are_refused_unless_overwritten(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    with pytest.raises(ShardError, match=r"model fake-1 .* this is fake-2 .*--overwrite"):
+        run(root, tmp_path / "out", FakeModel("fake-2"))
+    assert len(open_shards(tmp_path / "out")) == 20
+    summary = run(root, tmp_path / "out", FakeModel("fake-2"), overwrite=True)
+    assert summary.encoded == 20
+    assert {row.model_id for row in open_shards(tmp_path / "out")} == {"fake-2"}
+
+
+def test_shards_of_another_corpus_are_refused(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    with open_corpus(root, "other") as corpus, pytest.raises(ShardError, match="corpus c, and this is other"):
+        encode(corpus, FakeModel(), tmp_path / "out", progress=False)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(ShardError, match="is a file: --out takes a folder"):
+        run(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("wrong", ["shape", "nan"])
+def test_a_model_that_gives_nonsense_stops_the_run_with_a_sentence(root: Path, tmp_path: Path, wrong: str) -> None:
+    class Broken(FakeModel):
+        def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            vectors = super().embed_pixels(pixels)
+            return vectors[:, 1:] if wrong == "shape" else vectors * np.float32(np.nan)
+
+    with pytest.raises(CheckpointError, match="checkpoint is damaged"):
+        run(root, tmp_path / "out", Broken())
+
+
+def test_an_interrupted_run_keeps_what_it_has_and_the_next_does_the_rest(root: Path, tmp_path: Path) -> None:
+    class Stopping(FakeModel):
+        def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if len(self.batches) == 3:
+                raise KeyboardInterrupt
+            return super().embed_pixels(pixels)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(root, tmp_path / "out", Stopping())
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    assert not manifest.complete
+    model = FakeModel()
+    summary = run(root, tmp_path / "out", model)
+    assert (summary.encoded, summary.reused) == (8, 12)
+    run(root, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def _encode_slowly(root: Path, out: Path) -> None:
+    class Slow(FakeModel):
+        def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            time.sleep(0.02)
+            return super().embed_pixels(pixels)
+
+    run(root, out, Slow())
+
+
+def test_a_killed_run_loses_at_most_one_shard(tmp_path: Path) -> None:
+    root = make_corpus(tmp_path / "corpus", 80)
+    for _ in range(3):
+        child = multiprocessing.get_context("spawn").Process(target=_encode_slowly, args=(root, tmp_path / "out"))
+        before = len(shard_files(tmp_path / "out"))
+        child.start()
+        assert child.pid is not None
+        deadline = time.monotonic() + 20
+        while len(shard_files(tmp_path / "out")) < before + 2 and child.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    finished = 8 * len(shard_files(tmp_path / "out"))
+    model = FakeModel()
+    summary = run(root, tmp_path / "out", model)
+    assert finished >= 40
+    assert model.embedded == 80 - summary.reused <= 80 - finished + 8
+    run(root, tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+
+
+def test_decoding_looks_only_a_bounded_way_ahead(root: Path, tmp_path: Path) -> None:
+    started: list[int] = []
+    lead: list[int] = []
+
+    class Watching(FakeModel):
+        def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            started.append(1)
+            return super().preprocess(image)
+
+        def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            lead.append(len(started) - self.embedded)
+            return super().embed_pixels(pixels)
+
+    run(root, tmp_path / "out", Watching(), batch=2)
+    assert max(lead) <= 2 + 2 * 2
+
+
+def test_the_command_counts_failures_in_its_exit_code(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(corpus: Path, model: str, out: Path, **options: Any) -> EncodeSummary:
+        assert (model, options["batch"]) == ("m", 4)
+        return run(corpus, out)
+
+    monkeypatch.setattr(encoding, "encode_corpus", fake)
+    options = [str(root), "--model", "m", "--out", str(tmp_path / "out"), "--batch", "4"]
+    assert CliRunner().invoke(command, options).exit_code == 0
+    (root / "images" / "001.png").write_bytes(b"")
+    result = CliRunner().invoke(command, [*options, "--json"])
+    assert result.exit_code == 1
+    summary = json.loads(result.stdout)
+    assert (summary["failed"], summary["reused"]) == (1, 19)
+    assert Path(summary["ledger"]).read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["roco", "eurosat"])
+def test_real_corpora_encode_without_a_failure(shared: Path, tmp_path: Path, name: str) -> None:
+    with open_corpus(shared / "data" / name) as corpus:
+        corpus.records = corpus.records[:150]
+        summary = encode(corpus, FakeModel(), tmp_path / "out", progress=False)
+    assert (summary.encoded, summary.failed) == (150, 0)
+    assert all(row.thumbnail.startswith(b"\xff\xd8") for row in open_shards(tmp_path / "out"))
