@@ -28,7 +28,7 @@ def write_corpus(folder: Path, per_class: int = 24, corrupt: int = 0) -> Path:
     rows = []
     for colour in COLOURS:
         for number in range(per_class):
-            place = PLACES[number % 4]
+            place = PLACES[number // 4 % 4]
             name = f"images/{colour}_{number}.png"
             draw(colour, place, number).save(folder / name)
             split = {0: "test", 1: "validation"}.get(number * 7 % 4 if number < 12 else 3, "train")

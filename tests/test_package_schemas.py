@@ -305,7 +305,8 @@ def test_a_profile_merges_what_it_inherits_and_its_own_wins() -> None:
     base = """rank-profile base {
         inputs { query(q) tensor<float>(x[4]): [1,2,3,4]
                  query(a) double: 1.5 }
-        constants { pi: 3.14 }
+        constants { pi: 3.14
+            weights tensor<float>(x[2]): [1,2] }
         function f(x) { expression: x * 2 }
         function g() { expression: f(1) }
         first-phase { keep-rank-count: 50
@@ -328,7 +329,7 @@ def test_a_profile_merges_what_it_inherits_and_its_own_wins() -> None:
     }"""
     profile = album(base=base, child=child).rank_profiles["child"]
     assert (profile.inputs["a"].default, profile.inputs["q"].default) == ("2", "[1,2,3,4]")
-    assert profile.constants == {"pi": "3.14"}
+    assert profile.constants == {"pi": "3.14", "weights": "tensor<float>(x[2]):[1,2]"}
     assert {name: f.expression for name, f in profile.functions.items()} == {"f": "x * 2", "g": "5"}
     assert profile.functions["f"].arguments == ("x",)
     assert profile.first_phase == Phase("g", drop_limit=0.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Write the application package for another embedding size.")
 @click.option("--dim", type=int, default=512, show_default=True, help="Size of the model's embeddings.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write the package into.")
 @click.option(

@@ -224,8 +224,9 @@ def _profile(tree: Node, file: str) -> ProfileSyntax:
         elif item.data == "inputs":
             profile.inputs += [_input(each) for each in item.children]
         elif item.data == "constants":
-            for constant, _, literal in (each.children for each in item.children):
-                profile.constants[_argument(constant)] = str(literal)
+            for constant, kind, literal in (each.children for each in item.children):
+                typed = kind is not None and str(kind.children[0]).startswith("tensor")
+                profile.constants[_argument(constant)] = f"{kind.children[0]}:{literal}" if typed else str(literal)
         elif item.data == "phase":
             expressions = [_body(each) for each in item.children[1:] if isinstance(each, Token)]
             settings = _settings(each for each in item.children[1:] if isinstance(each, Tree))
