@@ -1,0 +1,262 @@
+"""Which rows of a snapshot match a query tree, and which term matched where.
+
+Everything is a bool mask over rows. weakAnd matches every document that has one of its items: a superset of what
+Vespa's pruning guarantees. A nearestNeighbor item takes the best under the rest of the query, as Vespa's filtered
+search does: operands of an ``and`` filter it, its siblings in an ``or`` do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsearch.engine.index.columns import ManyNumbersColumn, NumberColumn, StringColumn
+from clipsearch.engine.index.index import Snapshot, is_text
+from clipsearch.engine.package.model import Field, Schema
+from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.lookup import TextLookup, fold_number_test
+from clipsearch.engine.query.neighbors import Neighbors, find_neighbors
+from clipsearch.engine.tensors.value import Tensor
+from clipsearch.errors import QueryError
+
+Mask = NDArray[np.bool_]
+_NOT_RE2 = re.compile(r"\)[*+{]|\(\?[=!<]|\\[1-9]")
+_NAMES = {q.Equiv: "equiv", q.SameElement: "sameElement", q.Labeled: "labeled"}
+
+
+@dataclass(eq=False, slots=True)
+class TermMatch:
+    """One term that was looked up.
+
+    ``postings``: index field to (rows, frequencies) of live rows; ``count``: document frequency summed over the
+    term's fields; ``scope``: rows where the term takes part in the match, None: wherever it occurs.
+    """
+
+    node: q.Term
+    postings: dict[str, tuple[NDArray[Any], NDArray[Any]]]
+    count: int
+    mask: Mask
+    fields: tuple[str, ...]
+    scope: Mask | None = None
+
+
+class Matcher:
+    """Evaluates one query tree over one snapshot. ``inputs``: query tensors by name."""
+
+    def __init__(self, schema: Schema, snapshot: Snapshot, inputs: Mapping[str, Tensor]) -> None:
+        self.schema, self.snapshot, self.inputs = schema, snapshot, inputs
+        self.size = snapshot.size
+        self.terms: list[TermMatch] = []
+        self.neighbors: list[Neighbors] = []
+        self._text = TextLookup(snapshot)
+
+    def run(self, root: q.Node) -> NDArray[np.int64]:
+        """The matching live rows, ascending."""
+        matched = self.match(root, None) & self.snapshot.live
+        return np.flatnonzero(matched)
+
+    def match(self, node: q.Node, allowed: Mask | None) -> Mask:
+        """Rows that ``node`` matches; ``allowed``: what the rest of the query lets through, for neighbours."""
+        if isinstance(node, q.Constant):
+            return np.full(self.size, node.value)
+        if isinstance(node, q.And):
+            return self._scoped(self._and, node, allowed)
+        if isinstance(node, (q.Or, q.WeakAnd)):
+            return self._any(node.items, allowed)
+        if isinstance(node, q.Not):
+            return self._scoped(self._not, node, allowed)
+        if isinstance(node, q.Rank):
+            first = self.match(node.items[0], allowed)
+            inner = first if allowed is None else first & allowed
+            for item in node.items[1:]:
+                self.match(item, inner)
+            return first
+        if isinstance(node, q.NearestNeighbor):
+            return self._nearest(node, allowed)
+        if isinstance(node, q.Near):
+            return self._scoped(self._near, node, allowed)
+        if isinstance(node, q.Term):
+            return self._term(node)
+        raise QueryError(
+            f"'{_NAMES.get(type(node), type(node).__name__)}' is not supported by the local engine", code=3
+        )
+
+    def _scoped(self, evaluate: Any, node: q.Node, allowed: Mask | None) -> Mask:
+        """Evaluates ``node``; its terms count only where the whole of it matches."""
+        first_term = len(self.terms)
+        found: Mask = evaluate(node, allowed)
+        for term in self.terms[first_term:]:
+            term.scope = found if term.scope is None else term.scope & found
+        return found
+
+    def _any(self, items: list[q.Node], allowed: Mask | None) -> Mask:
+        found = np.zeros(self.size, np.bool_)
+        for item in items:
+            found |= self.match(item, allowed)
+        return found
+
+    def _and(self, node: q.And, allowed: Mask | None) -> Mask:
+        filters = [item for item in node.items if not _has_neighbors(item)]
+        found: Mask | None = None
+        for item in filters:
+            mask = self.match(item, None)
+            found = mask if found is None else found & mask
+        inner = found if allowed is None else allowed if found is None else found & allowed
+        for item in node.items:
+            if item not in filters:
+                mask = self.match(item, inner)
+                found = mask if found is None else found & mask
+        return np.ones(self.size, np.bool_) if found is None else found
+
+    def _not(self, node: q.Not, allowed: Mask | None) -> Mask:
+        first_negative = len(self.terms)
+        kept = ~self._any(node.negatives, None)
+        del self.terms[first_negative:]  # what must not match gives no rank features
+        if node.positive is None:
+            return kept
+        return self.match(node.positive, kept if allowed is None else kept & allowed) & kept
+
+    def _nearest(self, node: q.NearestNeighbor, allowed: Mask | None) -> Mask:
+        live = self.snapshot.live if allowed is None else self.snapshot.live & allowed
+        found = find_neighbors(node, self.schema, self.snapshot, self.inputs, live)
+        self.neighbors.append(found)
+        mask = np.zeros(self.size, np.bool_)
+        mask[found.rows] = True
+        return mask
+
+    def fields(self, name: str) -> list[Field]:
+        """The fields that a term in field or fieldset ``name`` searches."""
+        members = (name,) if name in self.schema.fields else self.schema.fieldsets.get(name)
+        if members is None:
+            raise QueryError(f"Could not create query from YQL: Field '{name}' does not exist.")
+        return [self.schema.fields[member] for member in members]
+
+    def _term(self, node: q.Term) -> Mask:
+        fields = self.fields(node.field)
+        self._check_in(node, fields)
+        mask = np.zeros(self.size, np.bool_)
+        postings: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
+        count = 0
+        for field in fields:
+            if is_text(field):
+                rows, frequencies, found = self._text.term(node, field)
+                postings[field.name] = (rows, frequencies)
+                mask[rows] = True
+                count += found
+            else:
+                matched = self._attribute(node, field)
+                count += int(np.count_nonzero(matched & self.snapshot.live))
+                mask |= matched
+        self.terms.append(TermMatch(node, postings, count, mask, tuple(field.name for field in fields)))
+        return mask
+
+    def _check_in(self, node: q.Term, fields: list[Field]) -> None:
+        if isinstance(node, q.WeightedTokens) and node.operator != "WEIGHTEDSET":
+            raise QueryError(f"'{node.operator}' is not supported by the local engine", code=3)
+        if not isinstance(node, q.In):
+            return
+        kinds = {(field.type.element or field.type).kind for field in fields}
+        integer, string = bool(kinds & {"int", "long"}), "string" in kinds
+        if kinds - {"int", "long", "string"}:
+            raise QueryError(
+                "Could not create query from YQL: The in operator is only supported for integer and string fields. "
+                f"The field {node.field} is not of these types"
+            )
+        if integer and string:
+            raise QueryError(
+                "Could not create query from YQL: The in operator is not supported for fieldsets with a mix of "
+                f"integer and string fields. The fieldset {node.field} has both"
+            )
+        if any(isinstance(value, str) == integer for value in node.values):
+            raise QueryError(f"Could not create query from YQL: the values of '{node.field} in' are of another type")
+
+    def _attribute(self, node: q.Term, field: Field) -> Mask:
+        column = self.snapshot.generation.columns.get(field.name)
+        if column is None:
+            if field.attribute or field.index:
+                raise QueryError(f"Field '{field.name}' of type {field.type} cannot be searched by a term", code=3)
+            raise QueryError(f"Could not create query from YQL: Field '{field.name}' does not exist.")
+        if isinstance(column, StringColumn):
+            return column.match(self.size, _codes(node, column))
+        return self._number(node, column, field)
+
+    def _number(self, node: q.Term, column: NumberColumn | ManyNumbersColumn, field: Field) -> Mask:
+        if isinstance(node, q.In):
+            wanted = [value for value in node.values if -(2**63) <= value < 2**63]
+            return column.match(self.size, lambda values: np.isin(values, np.array(wanted, np.int64)))
+        if isinstance(node, q.Boolean):
+            return column.match(self.size, lambda values: values == int(node.value))
+        if isinstance(node, q.Number):
+            if node.hit_limit:
+                raise QueryError(f"hitLimit on '{field.name}' is not supported by the local engine")
+            return column.match(self.size, fold_number_test(node))
+        if isinstance(node, q.WeightedTokens):
+            numbers = [float(token) for token in node.tokens if re.fullmatch(r"-?\d+(\.\d+)?", token)]
+            return column.match(self.size, lambda values: np.isin(values, numbers))
+        text = node.text if isinstance(node, q.Word) else node.raw if isinstance(node, q.Phrase) else None
+        if text is None:
+            raise QueryError(f"'{node}': the field is not a string", code=3)
+        if field.type.kind == "bool" and text in ("true", "false"):
+            return column.match(self.size, lambda values: values == int(text == "true"))
+        if not re.fullmatch(r"-?\d+(\.\d+)?", text):
+            return np.zeros(self.size, np.bool_)
+        return column.match(self.size, fold_number_test(q.Number(field.name, text, text)))
+
+    def _near(self, node: q.Near, allowed: Mask | None) -> Mask:
+        fields = {field.name: field for item in node.items for field in self.fields(getattr(item, "field", ""))}
+        if any(not is_text(field) for field in fields.values()):
+            raise QueryError("near and onear need a field with an index", code=3)
+        for item in node.items:
+            self.match(item, None)  # each word ranks as a term of its own
+        mask = np.zeros(self.size, np.bool_)
+        for field in fields.values():
+            mask[self._text.near(node, field)] = True
+        return mask
+
+
+def _has_neighbors(node: q.Node) -> bool:
+    return any(isinstance(part, q.NearestNeighbor) for part in node.walk())
+
+
+def _codes(node: q.Term, column: StringColumn) -> list[int]:
+    """The dictionary codes that ``node`` accepts in a string attribute."""
+    if isinstance(node, q.Regex):
+        return column.codes_where(_regex(node.pattern, column.cased))
+    if isinstance(node, (q.In, q.WeightedTokens)):
+        values = node.values if isinstance(node, q.In) else list(node.tokens)
+        return [code for value in values for code in column.codes(str(value))]
+    if isinstance(node, q.Number):
+        if node.low != node.high:
+            raise QueryError(f"'{node}': a range needs a numeric field", code=3)
+        return column.codes(node.low)
+    if isinstance(node, q.Phrase) and not node.segment:
+        raise QueryError(f"'{node}': a phrase needs a field with an index", code=3)
+    if isinstance(node, q.Boolean):
+        return column.codes(str(node.value).lower())
+    word = node.raw if isinstance(node, q.Phrase) else node.text if isinstance(node, q.Word) else ""
+    key = column.key(word)
+    if isinstance(node, q.Word) and (node.prefix or node.suffix):
+        if node.prefix and node.suffix:
+            return column.codes_where(lambda held: key in held)
+        return column.codes_where(lambda held: held.startswith(key) if node.prefix else held.endswith(key))
+    return column.codes(word)
+
+
+def _regex(pattern: str, cased: bool) -> Any:
+    if _NOT_RE2.search(pattern):
+        # Vespa's RE2 takes linear time for any pattern; Python's engine would not for these
+        raise QueryError(
+            f"'{pattern}': repetitions of a group, look-around and back references in matches "
+            "are not supported by the local engine",
+            code=3,
+        )
+    try:
+        compiled = re.compile(pattern, 0 if cased else re.IGNORECASE)
+    except re.error as error:
+        raise QueryError(f"'{pattern}' is not a regular expression: {error}", code=3) from error
+    return lambda text: compiled.search(text) is not None

@@ -1,0 +1,127 @@
+"""A search request's parameters: GET query or POST JSON, over the query profile's values.
+
+JSON objects are flattened by dots, as Vespa's ``Json2SingleLevelMap`` does, except the values of ``input.*`` and
+``ranking.features.*``. Aliases become full names. Parameters that would change an answer and are not supported are
+refused by name; unknown ones are kept, because YQL may refer to them by ``@name``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from clipsearch.engine.http.messages import Request
+from clipsearch.engine.package.model import ApplicationPackage
+from clipsearch.errors import QueryError
+
+ALIASES = {
+    "query": "model.queryString", "q": "model.queryString", "type": "model.type",
+    "default-index": "model.defaultIndex", "defaultIndex": "model.defaultIndex",
+    "language": "model.language", "lang": "model.language", "locale": "model.locale",
+    "sources": "model.sources", "search": "model.sources", "restrict": "model.restrict",
+    "count": "hits", "start": "offset", "ranking": "ranking.profile", "sorting": "ranking.sorting",
+    "sortspec": "ranking.sorting", "summary": "presentation.summary", "format": "presentation.format",
+    "timing": "presentation.timing", "format.tensors": "presentation.format.tensors",
+    "filter": "model.filter", "trace.level": "tracelevel", "traceLevel": "tracelevel",
+}  # fmt: skip
+REFUSED = (
+    "model.filter", "recall", "select", "select.where", "select.grouping", "model.searchPath", "collapsefield",
+    "ranking.matching.termwiseLimit", "ranking.matchPhase.attribute", "ranking.matchPhase.maxHits",
+    "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "streaming.selection", "ranking.location",
+)  # fmt: skip
+FORMATS = ("", "json", "default", "application/json")
+_INPUT = re.compile(r"(?:input\.|ranking\.features\.|rankfeature\.)(query\(([^()]+)\))")
+Values = dict[str, Any]
+
+
+def read_parameters(request: Request, package: ApplicationPackage) -> Values:
+    """All parameters of ``request`` by full name; query inputs under ``query(name)``.
+
+    Raises ``QueryError``: malformed body, unknown query profile, or a parameter that is not supported.
+    """
+    given: Values = dict(request.query)
+    if request.method == "POST" and request.body:
+        given |= _body(request)
+    profile = str(given.get("queryProfile", "default"))
+    base = package.query_profiles.get(profile)
+    if base is None and profile != "default":
+        raise QueryError(f"Could not resolve query profile '{profile}'", code=3)
+    values = {_full_name(name): value for name, value in (base or {}).items()}
+    values |= {_full_name(name): value for name, value in given.items()}
+    for name in REFUSED:
+        if values.get(name) not in (None, ""):
+            raise QueryError(f"the query parameter '{name}' is not supported by the local engine", code=3)
+    if str(values.get("presentation.format", "")).lower() not in FORMATS:
+        raise QueryError(f"No renderer '{values['presentation.format']}': the local engine renders JSON only", code=3)
+    return values
+
+
+def _full_name(name: str) -> str:
+    found = _INPUT.fullmatch(name)
+    return found[1] if found is not None else ALIASES.get(name, name)
+
+
+def _body(request: Request) -> Values:
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind == "application/x-www-form-urlencoded":
+        from urllib.parse import parse_qsl
+
+        return dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
+    try:
+        decoded = orjson.loads(request.body)
+    except orjson.JSONDecodeError as error:
+        raise QueryError(f"Could not parse the request body as JSON: {error}", code=3) from error
+    if not isinstance(decoded, dict):
+        raise QueryError("the request body must be a JSON object", code=3)
+    flat: Values = {}
+    _flatten("", decoded, flat)
+    return flat
+
+
+def _flatten(prefix: str, value: Mapping[str, Any], flat: Values) -> None:
+    for key, inner in value.items():
+        name = prefix + key
+        if isinstance(inner, dict) and not _INPUT.fullmatch(name):
+            _flatten(f"{name}.", inner, flat)
+        elif inner is not None:
+            flat[name] = inner
+
+
+def text(value: Any) -> str:
+    """A parameter as text: JSON values as they would stand in a URL."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        value
+        if isinstance(value, str)
+        else str(value)
+        if isinstance(value, (int, float))
+        else orjson.dumps(value).decode()
+    )
+
+
+def integer(values: Values, name: str, default: int) -> int:
+    """Parameter ``name`` as a whole number. Raises ``QueryError`` that names it."""
+    value = values.get(name)
+    if value is None or value == "":
+        return default
+    try:
+        return int(text(value))
+    except ValueError as error:
+        raise QueryError(
+            f"Could not set '{name}' to '{text(value)}': '{text(value)}' is not a valid integer", code=3
+        ) from error
+
+
+def truth(values: Values, name: str) -> bool:
+    """Whether parameter ``name`` is set to true."""
+    return text(values.get(name, "false")).lower() in ("true", "1")
+
+
+def check_timeout(value: str) -> None:
+    """Accepts ``2``, ``2.5s``, ``500ms``. Raises ``QueryError``."""
+    if value and not re.fullmatch(r"\s*\d*\.?\d+\s*(s|ms|us|µs|ks)?\s*", value):
+        raise QueryError(f"Could not set 'timeout' to '{value}': not a time in seconds such as 2.5s or 500ms", code=3)

@@ -1,0 +1,166 @@
+"""From matching rows to the hits of one page: first phase, second phase, global phase, or sorting by attributes.
+
+Source: Vespa's ``match_thread.cpp``, ``hitcollector`` and ``GlobalPhaseRanker``; rescaling is in ``ranking.rescale``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsearch.engine.index.columns import NumberColumn, StringColumn
+from clipsearch.engine.index.index import Snapshot
+from clipsearch.engine.query.features import Batch, QueryFeatures
+from clipsearch.engine.query.yql import Sort
+from clipsearch.engine.ranking.rescale import keep_above, rescale, sanitize
+from clipsearch.errors import QueryError
+
+if TYPE_CHECKING:
+    from clipsearch.engine.ranking import RankProgram
+
+Scores = NDArray[np.float64]
+RowNumbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """Hits in order: ``rows`` and ``scores`` (n,), ``first_phase`` their first scores; ``total``: all that matched."""
+
+    rows: RowNumbers
+    scores: Scores
+    first_phase: Scores
+    total: int
+
+    def cut(self, start: int, end: int) -> Ranked:
+        """The hits from ``start`` to ``end``."""
+        part = slice(start, end)
+        return Ranked(self.rows[part], self.scores[part], self.first_phase[part], self.total)
+
+    def ordered(self, order: NDArray[Any], scores: Scores) -> Ranked:
+        """These hits with other ``scores``, in ``order``."""
+        return Ranked(self.rows[order], scores[order], self.first_phase[order], self.total)
+
+
+def rank(
+    features: QueryFeatures, program: RankProgram, rows: RowNumbers, wanted: int, rerank_counts: dict[str, int]
+) -> Ranked:
+    """The best ``wanted`` of the matching ``rows`` by the profile's phases.
+
+    ``rerank_counts``: the query's own ``second`` and ``global`` counts, where it sets them.
+    """
+    profile = program.profile
+    scores = _first_phase(features, program, rows)
+    if profile.first_phase is not None and profile.first_phase.drop_limit is not None:
+        kept = keep_above(scores, profile.first_phase.drop_limit)
+        rows, scores = rows[kept], scores[kept]
+    second = rerank_counts.get("second", profile.second_phase.rerank_count) if profile.second_phase else 0
+    third = rerank_counts.get("global", profile.global_phase.rerank_count) if profile.global_phase else 0
+    lids = features.matcher.snapshot.lids[rows]
+    best = _best(scores, lids, max(wanted, second, third))
+    if len(best) > profile.keep_rank_count:
+        scores = _keep(scores, best[: profile.keep_rank_count])
+        best = _best(scores, lids, len(best))
+    hits = Ranked(rows[best], scores[best], scores[best], len(rows))
+    if second:
+        hits = _second_phase(features, program, hits, second)
+    if third:
+        hits = _global_phase(features, program, hits, third)
+    return hits.cut(0, wanted)
+
+
+def _first_phase(features: QueryFeatures, program: RankProgram, rows: RowNumbers) -> Scores:
+    if program.profile.first_phase is None and program.profile.name == "unranked":
+        return np.zeros(len(rows))
+    return sanitize(program.first_phase(Batch(features, rows), len(rows)))
+
+
+def _keep(scores: Scores, kept: NDArray[np.int64]) -> Scores:
+    """``scores`` with -inf for all but ``kept``, which is what keep-rank-count leaves of the others."""
+    found = np.full(len(scores), -np.inf)
+    found[kept] = scores[kept]
+    return found
+
+
+def _best(scores: Scores, lids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Indexes of the ``count`` best scores in order; equal scores in lid order."""
+    chosen = np.arange(len(scores))
+    if count < len(scores):
+        worst = np.partition(scores, len(scores) - count)[len(scores) - count] if count else np.inf
+        chosen = np.flatnonzero(scores >= worst)
+    return chosen[np.lexsort((lids[chosen], -scores[chosen]))[:count]]
+
+
+def _second_phase(features: QueryFeatures, program: RankProgram, hits: Ranked, count: int) -> Ranked:
+    top, rest = hits.cut(0, count), hits.cut(count, len(hits.rows))
+    batch = Batch(features, top.rows, top.scores)
+    after = sanitize(program.second_phase(batch, len(top.rows)))
+    scores = np.concatenate([after, rescale(top.scores, after, rest.scores)])
+    order = np.lexsort((features.matcher.snapshot.lids[hits.rows], -scores))
+    hits = hits.ordered(order, scores)
+    limit = program.profile.second_phase.drop_limit if program.profile.second_phase else None
+    return _drop(hits, limit)
+
+
+def _global_phase(features: QueryFeatures, program: RankProgram, hits: Ranked, count: int) -> Ranked:
+    top, rest = hits.cut(0, count), hits.cut(count, len(hits.rows))
+    batch = Batch(features, top.rows, top.first_phase)
+    after = program.global_phase(batch, len(top.rows), top.scores)
+    if after is None:
+        return hits
+    scores = np.concatenate([after, rescale(top.scores, after, rest.scores)])
+    order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")
+    limit = program.profile.global_phase.drop_limit if program.profile.global_phase else None
+    return _drop(hits.ordered(order, scores), limit)
+
+
+def _drop(hits: Ranked, limit: float | None) -> Ranked:
+    if limit is None:
+        return hits
+    kept = keep_above(hits.scores, limit)
+    total = hits.total - int(np.count_nonzero(~kept))
+    return Ranked(hits.rows[kept], hits.scores[kept], hits.first_phase[kept], total)
+
+
+def sort(features: QueryFeatures, program: RankProgram, rows: RowNumbers, wanted: int, order: Sequence[Sort]) -> Ranked:
+    """The first ``wanted`` of ``rows`` by attribute values; relevance is computed only when it is sorted by.
+
+    Raises ``QueryError`` for a field that cannot be sorted by, and with a global phase.
+    """
+    if program.profile.global_phase is not None:
+        raise QueryError("Sorting is not supported with global phase", code=4)
+    snapshot = features.matcher.snapshot
+    scores = np.zeros(len(rows))
+    if any(item.field in ("[rank]", "[relevance]") for item in order):
+        scores = _first_phase(features, program, rows)
+    keys: list[NDArray[Any]] = [snapshot.lids[rows]]
+    for item in reversed(order):
+        key, missing = _sort_key(item, snapshot, rows, scores)
+        keys += [-key if item.descending else key, missing]
+    best = np.lexsort(keys)[:wanted]
+    return Ranked(rows[best], scores[best], scores[best], len(rows))
+
+
+def _sort_key(item: Sort, snapshot: Snapshot, rows: RowNumbers, scores: Scores) -> tuple[NDArray[Any], NDArray[Any]]:
+    none = np.zeros(len(rows), np.bool_)
+    if item.field in ("[rank]", "[relevance]"):
+        return scores, none
+    if item.function and item.function not in ("lowercase", "raw"):
+        raise QueryError(f"the sort function '{item.function}' is not supported by the local engine")
+    column = snapshot.generation.columns.get(item.field)
+    if isinstance(column, NumberColumn):
+        missing = column.missing(snapshot.size)[rows]
+        values = column.values(snapshot.size)[rows]
+        wide = values.astype(np.int64 if column.integer else np.float64)
+        return np.where(missing, 0, wide), missing
+    if isinstance(column, StringColumn) and column.single:
+        codes = column.flat(snapshot.size)[1][rows]
+        distinct, inverse = np.unique(codes, return_inverse=True)
+        raw = item.function == "raw" or (column.cased and not item.function)
+        words = [column.words[code] if raw else column.words[code].lower() for code in distinct]
+        places = {word: place for place, word in enumerate(sorted(set(words)))}
+        return np.array([places[word] for word in words] or [0], np.int64)[inverse], none
+    raise QueryError(f"Could not create query from YQL: '{item.field}' is not an attribute that can be sorted by")

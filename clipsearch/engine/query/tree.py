@@ -1,0 +1,313 @@
+"""The query tree: what YQL and the simple query syntax are parsed to, and what is executed.
+
+``str(node)`` is Vespa's own notation (``Item.toString``), by which the conformance cases compare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """Base of all items. ``label`` names an item for ``itemRawScore`` and the like."""
+
+    def parts(self) -> list[Node]:
+        """The direct children."""
+        return []
+
+    def walk(self) -> Iterator[Node]:
+        """This node and all below it."""
+        yield self
+        for part in self.parts():
+            yield from part.walk()
+
+
+def nested(node: Node) -> str:
+    """``node`` as a child of a composite: composites get parentheses."""
+    return f"({node})" if isinstance(node, (Composite, Not, Near, Labeled)) else str(node)
+
+
+@dataclass(eq=False, slots=True)
+class Composite(Node):
+    """Items under one operator."""
+
+    items: list[Node]
+
+    def parts(self) -> list[Node]:
+        """The operands."""
+        return self.items
+
+    def _head(self) -> str:
+        return ""
+
+    def __str__(self) -> str:
+        return " ".join([self._head(), *(nested(item) for item in self.items)])
+
+
+class And(Composite):
+    """All items match."""
+
+    def _head(self) -> str:
+        return "AND"
+
+
+class Or(Composite):
+    """Some item matches."""
+
+    def _head(self) -> str:
+        return "OR"
+
+
+class Rank(Composite):
+    """The first item matches; the others give rank features only."""
+
+    def _head(self) -> str:
+        return "RANK"
+
+
+class Equiv(Composite):
+    """Words that count as one."""
+
+    def _head(self) -> str:
+        return "EQUIV"
+
+
+@dataclass(eq=False, slots=True)
+class WeakAnd(Composite):
+    """The ``target_hits`` best by summed term weights match at least (here: every document with any of the items)."""
+
+    target_hits: int = 0
+    total_target_hits: int = 0
+
+    def _head(self) -> str:
+        if self.total_target_hits:
+            return f"WEAKAND {{totalTargetHits={self.total_target_hits}}}"
+        return f"WEAKAND({self.target_hits})" if self.target_hits else "WEAKAND"
+
+
+@dataclass(eq=False, slots=True)
+class Not(Node):
+    """``positive`` (None: everything) without any of ``negatives``."""
+
+    positive: Node | None
+    negatives: list[Node]
+
+    def parts(self) -> list[Node]:
+        """Positive part first."""
+        return [*([self.positive] if self.positive else []), *self.negatives]
+
+    def __str__(self) -> str:
+        head = [f"+{nested(self.positive)}"] if self.positive else []
+        return " ".join(head + [f"-{nested(item)}" for item in self.negatives])
+
+
+@dataclass(eq=False, slots=True)
+class Constant(Node):
+    """``true`` or ``false``."""
+
+    value: bool
+
+    def __str__(self) -> str:
+        return "TRUE" if self.value else "FALSE"
+
+
+@dataclass(eq=False, slots=True)
+class Labeled(Node):
+    """``labeled(item, label, score)``."""
+
+    item: Node
+    label: str
+    score: float
+
+    def parts(self) -> list[Node]:
+        """The wrapped item."""
+        return [self.item]
+
+    def __str__(self) -> str:
+        return f"LABEL_WRAPPER({self.label},{self.score}) {nested(self.item)}"
+
+
+@dataclass(slots=True)
+class Options:
+    """Annotations of a term. ``ranked`` False (or ``filter``): no rank features. ``weight`` in percent."""
+
+    ranked: bool = True
+    filter: bool = False
+    weight: int = 100
+    significance: float | None = None
+    stem: bool = True
+    label: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Term(Node):
+    """One leaf in ``field`` ("" in trees that have no default index)."""
+
+    field: str
+    options: Options = dataclasses.field(default_factory=Options, kw_only=True)
+
+    def _text(self) -> str:
+        return ""
+
+    def __str__(self) -> str:
+        head = ("|" if self.options.filter else "") + (f"{self.field}:" if self.field else "")
+        return head + self._text() + (f"!{self.options.weight}" if self.options.weight != 100 else "")
+
+
+@dataclass(eq=False, slots=True)
+class Word(Term):
+    """One word as written; ``prefix`` and ``suffix`` are wildcards after and before it (both: substring)."""
+
+    text: str
+    prefix: bool = False
+    suffix: bool = False
+
+    def _text(self) -> str:
+        return ("*" if self.suffix else "") + self.text + ("*" if self.prefix else "")
+
+
+@dataclass(eq=False, slots=True)
+class Phrase(Term):
+    """Words next to each other. ``segment``: one written word that the tokeniser cut, ``raw`` as it was written."""
+
+    words: list[str]
+    raw: str = ""
+    segment: bool = False
+
+    def _text(self) -> str:
+        quote = "'" if self.segment else '"'
+        return quote + " ".join(self.words) + quote
+
+
+class Regex(Term):
+    """``matches``: a regular expression, searched anywhere in the value."""
+
+    __slots__ = ("pattern",)
+
+    def __init__(self, field_name: str, pattern: str, options: Options) -> None:
+        super().__init__(field_name, options=options)
+        self.pattern = pattern
+
+    def __str__(self) -> str:
+        return f"REGEXP {self.field}:{self.pattern}"
+
+
+@dataclass(eq=False, slots=True)
+class Number(Term):
+    """A number or a range of numbers, bounds as written ("" is open)."""
+
+    low: str
+    high: str
+    low_inclusive: bool = True
+    high_inclusive: bool = True
+    hit_limit: int = 0
+
+    def _text(self) -> str:
+        if self.low == self.high and self.low_inclusive and self.high_inclusive:
+            return self.low
+        if not self.hit_limit and not self.high and not self.low_inclusive:
+            return f">{self.low}"
+        if not self.hit_limit and not self.low and not self.high_inclusive:
+            return f"<{self.high}"
+        opening, closing = "[" if self.low_inclusive else "<", "]" if self.high_inclusive else ">"
+        limit = f";{self.hit_limit}" if self.hit_limit else ""
+        return f"{opening}{self.low};{self.high}{limit}{closing}"
+
+
+@dataclass(eq=False, slots=True)
+class Boolean(Term):
+    """``field = true``."""
+
+    value: bool
+
+    def _text(self) -> str:
+        return f"{{{str(self.value).lower()}}}"
+
+
+@dataclass(eq=False, slots=True)
+class In(Term):
+    """``field in (a, b)``."""
+
+    values: list[Any]
+
+    def _text(self) -> str:
+        return "{" + ",".join(str(value) for value in self.values) + "}"
+
+
+@dataclass(eq=False, slots=True)
+class WeightedTokens(Term):
+    """``weightedSet``, ``dotProduct`` or ``wand`` over tokens with weights."""
+
+    operator: str
+    tokens: dict[str, int]
+
+    def __str__(self) -> str:
+        inside = ",".join(f'[{weight}]:"{token}"' for token, weight in self.tokens.items())
+        return f"{self.operator} {self.field}{{{inside}}}"
+
+
+@dataclass(eq=False, slots=True)
+class Near(Node):
+    """Words within ``distance`` of each other, in order if ``ordered``; the last ``negatives`` must not be near."""
+
+    items: list[Node]
+    distance: int
+    ordered: bool
+    negatives: int = 0
+    exclusion: int = 0
+
+    def parts(self) -> list[Node]:
+        """The words."""
+        return self.items
+
+    def __str__(self) -> str:
+        numbers = f"{self.distance},{self.negatives},{self.exclusion}" if self.negatives else f"{self.distance}"
+        return f"{'ONEAR' if self.ordered else 'NEAR'}({numbers}) " + " ".join(nested(i) for i in self.items)
+
+
+@dataclass(eq=False, slots=True)
+class SameElement(Node):
+    """All items in one element of ``field``."""
+
+    field: str
+    items: list[Node]
+
+    def parts(self) -> list[Node]:
+        """The conditions on the element."""
+        return self.items
+
+    def __str__(self) -> str:
+        return f"{self.field}:{{{' '.join(nested(item) for item in self.items)}}}"
+
+
+@dataclass(eq=False, slots=True)
+class NearestNeighbor(Node):
+    """The ``target_hits`` documents whose ``field`` is nearest to ``query(tensor)``."""
+
+    field: str
+    tensor: str
+    target_hits: int = 0
+    total_target_hits: int = 0
+    approximate: bool = True
+    distance_threshold: float | None = None
+    label: str = ""
+    explore_additional_hits: int = 0
+    tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inside = f"field={self.field},queryTensorName={self.tensor}"
+        if self.explore_additional_hits:
+            inside += f",hnsw.exploreAdditionalHits={self.explore_additional_hits}"
+        if self.distance_threshold is not None:
+            inside += f",distanceThreshold={self.distance_threshold}"
+        if not self.approximate:
+            inside += ",approximate=false"
+        if self.target_hits:
+            inside += f",targetHits={self.target_hits}"
+        if self.total_target_hits:
+            inside += f",totalTargetHits={self.total_target_hits}"
+        return f"NEAREST_NEIGHBOR {{{inside}{''.join(f',{k}={v}' for k, v in self.tuning.items())}}}"

@@ -1,0 +1,421 @@
+"""The ``where`` clause of a parsed YQL statement to a query tree.
+
+Annotations hold for everything inside the expression that they stand before, the nearest one winning, as in Vespa's
+``YqlParser``. Words are cut into tokens here but stemmed only when they are looked up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lark import Token, Tree
+
+from clipsearch.engine.index import linguistics
+from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.simple import Names, parse_user_input
+from clipsearch.errors import QueryError
+
+Ast = Tree[Any]
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_TUNING = (
+    "hnsw.approximateThreshold", "hnsw.explorationSlack", "hnsw.filterFirstExploration",
+    "hnsw.filterFirstThreshold", "hnsw.postFilterThreshold", "hnsw.targetHitsMaxAdjustmentFactor",
+)  # fmt: skip
+_REFUSED_ANNOTATIONS = (
+    "connectivity",
+    "scoreThreshold",
+    "thresholdBoostFactor",
+    "minTargetHits",
+    "elementFilter",
+    "annotations",
+)
+_REFUSED_CALLS = ("predicate", "geoLocation", "geoBoundingBox", "nonEmpty", "text", "uri", "alternatives", "fuzzy")
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "="}
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a query's text refers to: its parameters and ``model.*`` settings."""
+
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    query_string: str = ""
+    query_type: str = "weakAnd"
+    default_index: str = "default"
+    names: Names | None = None
+
+
+def build_where(where: Ast, context: Context) -> q.Node:
+    """The query tree of ``where``. Raises ``QueryError`` naming what is wrong or not supported."""
+    return _Builder(context).expression(where)
+
+
+def constant(node: Any, parameters: Mapping[str, str]) -> Any:
+    """A literal of the parse tree as a Python value; numbers keep their text (``str`` with a digit)."""
+    kind, children = node.data, [child for child in node.children if child is not None]
+    if kind == "string":
+        return unquote(children[0])
+    if kind in ("number", "minus", "minus_number"):
+        text = str(children[-1].children[0] if isinstance(children[-1], Tree) else children[-1])
+        return Numeral(("-" if kind != "number" else "") + text.rstrip("lL"))
+    if kind == "boolean":
+        return {"true": True, "false": False}.get(str(children[0]).lower())
+    if kind == "parameter":
+        return resolve(children[0], parameters)
+    if kind == "map":
+        return {_key(pair.children[0]): constant(pair.children[1], parameters) for pair in children}
+    if kind == "array":
+        return [constant(child, parameters) for child in children]
+    if kind == "name":
+        return str(children[0])
+    raise QueryError(f"expected a constant, but got '{kind}'")
+
+
+class Numeral(str):
+    """A number as it was written."""
+
+    __slots__ = ()
+
+
+def _key(token: Token) -> str:
+    return unquote(token) if token.type == "STRING" else str(token)
+
+
+def unquote(token: str) -> str:
+    """A quoted string's content with its escapes resolved."""
+    inside, found, position = str(token)[1:-1], [], 0
+    while position < len(inside):
+        character = inside[position]
+        if character == "\\" and position + 1 < len(inside):
+            position += 1
+            character = inside[position]
+            if character == "u":
+                digits = inside[position + 1 : position + 5]
+                if not re.fullmatch(r"[0-9a-fA-F]{4}", digits):
+                    raise QueryError(f"not a unicode escape: \\u{digits}")
+                found.append(chr(int(digits, 16)))
+                position += 5
+                continue
+            character = _ESCAPES.get(character, character)
+        found.append(character)
+        position += 1
+    return "".join(found)
+
+
+def resolve(token: str, parameters: Mapping[str, str]) -> str:
+    """The value of ``@name``."""
+    name = str(token)[1:]
+    if name not in parameters:
+        raise QueryError(f"Can't resolve '{name}': the query has no parameter of that name")
+    return parameters[name]
+
+
+def _arguments(call: Ast) -> list[Ast]:
+    return [child for child in call.children[1:] if child is not None]
+
+
+class _Builder:
+    """Builds one tree; ``_stack`` holds the annotations of the expressions around."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.parameters = context.parameters
+        self._stack: list[dict[str, Any]] = []
+        self._in_element = False
+        self._calls: dict[str, Callable[[Ast], q.Node]] = {
+            "nearestNeighbor": self._nearest_neighbor,
+            "userInput": self._user_input,
+            "userQuery": self._user_query,
+            "rank": lambda call: q.Rank([self.expression(a) for a in _arguments(call)]),
+            "weakAnd": self._weak_and,
+            "range": self._range,
+            "labeled": self._labeled,
+            "weightedSet": lambda call: self._weighted(call, "WEIGHTEDSET"),
+            "dotProduct": lambda call: self._weighted(call, "DOTPRODUCT"),
+            "wand": lambda call: self._weighted(call, "WAND"),
+        }
+
+    def annotation(self, name: str, default: Any = None) -> Any:
+        """The nearest annotation ``name`` around the expression that is being built."""
+        for around in reversed(self._stack):
+            if name in around:
+                return around[name]
+        return default
+
+    def _annotated(self, node: Ast, build: Callable[[Ast], Any]) -> Any:
+        annotations = constant(node.children[0].children[0], self.parameters)
+        if isinstance(annotations, list) and len(annotations) == 1:
+            annotations = annotations[0]
+        if not isinstance(annotations, dict):
+            raise QueryError("an annotation must be a map such as {targetHits: 100}")
+        for name in _REFUSED_ANNOTATIONS:
+            if name in annotations:
+                raise QueryError(f"the annotation '{name}' is not supported by the local engine")
+        self._stack.append(annotations)
+        try:
+            return build(node.children[1])
+        finally:
+            self._stack.pop()
+
+    def expression(self, node: Ast) -> q.Node:
+        """Any expression that matches documents."""
+        kind = node.data
+        if kind == "annotated":
+            built: q.Node = self._annotated(node, self.expression)
+            return built
+        if kind == "disjunction":
+            return q.Or([self.expression(child) for child in node.children])
+        if kind == "conjunction":
+            return self._conjunction(node)
+        if kind == "negation":
+            return q.Not(None, [self.expression(node.children[0])])
+        if kind == "binary":
+            return self._binary(node)
+        if kind == "member":
+            return self._member(node)
+        if kind == "boolean":
+            return q.Constant(bool(constant(node, self.parameters)))
+        if kind == "call":
+            return self._call(node)
+        if self._in_element and kind in ("string", "parameter"):
+            return self._word("", node)
+        shown = node.children[0] if node.children else kind
+        raise QueryError(f"expected a condition such as field contains 'word', but got '{shown}'")
+
+    def _call(self, node: Ast) -> q.Node:
+        name = str(node.children[0])
+        if name not in self._calls:
+            if name in _REFUSED_CALLS:
+                raise QueryError(f"'{name}' is not supported by the local engine")
+            raise QueryError(f"No such function: '{name}'")
+        return self._calls[name](node)
+
+    def _conjunction(self, node: Ast) -> q.Node:
+        positives: list[q.Node] = []
+        negatives: list[q.Node] = []
+        for child in node.children:
+            if child.data == "negation":
+                negatives.append(self.expression(child.children[0]))
+            else:
+                positives.append(self.expression(child))
+        positive = None if not positives else positives[0] if len(positives) == 1 else q.And(positives)
+        if negatives:
+            return q.Not(positive, negatives)
+        assert positive is not None
+        return positive
+
+    def _binary(self, node: Ast) -> q.Node:
+        left, token, right = node.children
+        operator = str(token).lower()
+        if operator == "contains":
+            return self._contains(self._field(left), right)
+        if operator == "matches":
+            pattern = constant(right, self.parameters)
+            return q.Regex(self._field(left), str(pattern), self._options())
+        if operator not in _FLIPPED:
+            raise QueryError(f"the operator '{token}' is not supported: use !(field = value) or matches")
+        if left.data != "name":
+            left, operator, right = right, _FLIPPED[operator], left
+        return self._compare(self._field(left), operator, right)
+
+    def _field(self, node: Ast) -> str:
+        if node.data == "name":
+            return str(node.children[0])
+        raise QueryError("expected a field name on one side of the comparison")
+
+    def _compare(self, name: str, operator: str, node: Ast) -> q.Node:
+        if node.data == "annotated":
+            compared: q.Node = self._annotated(node, lambda inner: self._compare(name, operator, inner))
+            return compared
+        value = constant(node, self.parameters)
+        options = self._options()
+        if isinstance(value, bool):
+            if operator != "=":
+                raise QueryError(f"'{name}': a boolean can only be compared by =")
+            return q.Boolean(name, value, options=options)
+        text = _number_text(name, value)
+        limit = self._hit_limit()
+        if operator == "=":
+            return q.Number(name, text, text, options=options)
+        if operator.startswith(">"):
+            return q.Number(name, text, "", operator == ">=", True, limit, options=options)
+        return q.Number(name, "", text, True, operator == "<=", limit, options=options)
+
+    def _hit_limit(self) -> int:
+        limit = int(self.annotation("hitLimit", 0))
+        if limit and (self.annotation("descending") is True or self.annotation("ascending") is False):
+            return -abs(limit)
+        return limit
+
+    def _range(self, call: Ast) -> q.Node:
+        arguments = _arguments(call)
+        if len(arguments) != 3:
+            raise QueryError(f"range: Expected 3 arguments, got {len(arguments)}.")
+        name = self._field(arguments[0])
+        low, high = (_number_text(name, constant(a, self.parameters)) for a in arguments[1:])
+        bounds = self.annotation("bounds", "closed")
+        left, right = bounds not in ("open", "leftOpen"), bounds not in ("open", "rightOpen")
+        return q.Number(name, low, high, left, right, self._hit_limit(), options=self._options())
+
+    def _member(self, node: Ast) -> q.Node:
+        name = self._field(node.children[0])
+        values: list[Any] = []
+        for child in node.children[1:]:
+            if child is None:
+                continue
+            value = constant(child, self.parameters)
+            if child.data == "parameter":
+                values += [_member_value(part.strip()) for part in value.split(",") if part.strip()]
+            else:
+                values.append(int(value) if isinstance(value, Numeral) and _is_integer(value) else value)
+        return q.In(name, values, options=self._options())
+
+    def _contains(self, name: str, node: Ast) -> q.Node:
+        if node.data == "annotated":
+            built: q.Node = self._annotated(node, lambda inner: self._contains(name, inner))
+            return built
+        if node.data != "call":
+            return self._word(name, node)
+        function, arguments = str(node.children[0]), _arguments(node)
+        if function == "phrase":
+            words = [word for argument in arguments for word in self._phrase_words(argument)]
+            return q.Phrase(name, words, options=self._options())
+        if function in ("near", "onear"):
+            return self._near(name, arguments, function == "onear")
+        if function == "equiv":
+            if len(arguments) < 2:
+                raise QueryError(f"Expected 2 or more arguments, got {len(arguments)}.")
+            return q.Equiv([self._contains(name, argument) for argument in arguments])
+        if function == "sameElement":
+            outer, self._in_element = self._in_element, True
+            try:
+                return q.SameElement(name, [self.expression(argument) for argument in arguments])
+            finally:
+                self._in_element = outer
+        raise QueryError(f"'contains {function}(...)' is not supported by the local engine")
+
+    def _word(self, name: str, node: Ast) -> q.Node:
+        value = constant(node, self.parameters)
+        if not isinstance(value, str):
+            raise QueryError(f"'{name} contains' needs a string or a function such as phrase(...)")
+        options = self._options()
+        prefix, suffix = self.annotation("prefix") is True, self.annotation("suffix") is True
+        if self.annotation("substring") is True:
+            prefix = suffix = True
+        pieces = linguistics.split(value)
+        if len(pieces) > 1 and not (prefix or suffix) and self.annotation("implicitTransforms", True):
+            return q.Phrase(name, pieces, value, True, options=options)
+        return q.Word(name, value, prefix, suffix, options=options)
+
+    def _phrase_words(self, node: Ast) -> list[str]:
+        if node.data == "annotated":
+            words: list[str] = self._annotated(node, self._phrase_words)
+            return words
+        if node.data == "call":
+            if node.children[0] != "phrase":
+                raise QueryError(f"phrase({node.children[0]}(...)) is not supported by the local engine")
+            return [word for argument in _arguments(node) for word in self._phrase_words(argument)]
+        value = str(constant(node, self.parameters))
+        return linguistics.split(value) or [value]
+
+    def _near(self, name: str, arguments: list[Ast], ordered: bool) -> q.Node:
+        positives = [self._contains(name, a) for a in arguments if a.data != "negation"]
+        negatives = [self._contains(name, a.children[0]) for a in arguments if a.data == "negation"]
+        distance = int(self.annotation("distance", 2))
+        exclusion = int(self.annotation("exclusionDistance", (distance + 1) // 2))
+        return q.Near(positives + negatives, distance, ordered, len(negatives), exclusion)
+
+    def _options(self) -> q.Options:
+        significance = self.annotation("significance")
+        filtered = self.annotation("filter") is True
+        return q.Options(
+            ranked=self.annotation("ranked", True) is not False and not filtered,
+            filter=filtered,
+            weight=int(self.annotation("weight", 100)),
+            significance=None if significance is None else float(significance),
+            stem=self.annotation("stem", True) is not False,
+            label=str(self.annotation("label", "")),
+        )
+
+    def _nearest_neighbor(self, call: Ast) -> q.Node:
+        arguments = _arguments(call)
+        if len(arguments) != 2:
+            raise QueryError(f"nearestNeighbor: Expected 2 arguments, got {len(arguments)}.")
+        threshold = self.annotation("distanceThreshold")
+        return q.NearestNeighbor(
+            field=self._field(arguments[0]),
+            tensor=self._field(arguments[1]),
+            target_hits=int(self.annotation("targetHits", self.annotation("targetNumHits", 0))),
+            total_target_hits=int(self.annotation("totalTargetHits", 0)),
+            approximate=self.annotation("approximate", True) is not False,
+            distance_threshold=None if threshold is None else float(threshold),
+            label=str(self.annotation("label", "")),
+            explore_additional_hits=int(self.annotation("hnsw.exploreAdditionalHits", 0)),
+            tuning={name: float(self.annotation(name)) for name in _TUNING if self.annotation(name) is not None},
+        )
+
+    def _weak_and(self, call: Ast) -> q.Node:
+        items = [self.expression(argument) for argument in _arguments(call)]
+        return q.WeakAnd(items, int(self.annotation("targetHits", 0)), int(self.annotation("totalTargetHits", 0)))
+
+    def _labeled(self, call: Ast) -> q.Node:
+        arguments = _arguments(call)
+        if len(arguments) != 3:
+            raise QueryError(f"Expected 3 arguments, got {len(arguments)}.")
+        label, score = (constant(argument, self.parameters) for argument in arguments[1:])
+        return q.Labeled(self.expression(arguments[0]), str(label), float(score))
+
+    def _weighted(self, call: Ast, operator: str) -> q.Node:
+        arguments = _arguments(call)
+        tokens = constant(arguments[1], self.parameters) if len(arguments) == 2 else None
+        if not isinstance(tokens, dict):
+            raise QueryError(f"{operator}: expected a field and a map of tokens to weights")
+        weights = {token: int(weight) for token, weight in tokens.items()}
+        return q.WeightedTokens(self._field(arguments[0]), operator, weights, options=self._options())
+
+    def _user_input(self, call: Ast) -> q.Node:
+        arguments = _arguments(call)
+        text = " ".join(str(constant(argument, self.parameters)) for argument in arguments)
+        if not text and self.annotation("allowEmpty") is True:
+            return q.Constant(False)
+        grammar = self.annotation("grammar") or self.annotation("grammar.composite", "weakAnd")
+        if self.annotation("grammar.syntax") or self.annotation("grammar.tokenization"):
+            if self.annotation("grammar.syntax") != "none":
+                raise QueryError("grammar.syntax other than 'none' is not supported by the local engine")
+            grammar = f"{grammar}:none"
+        index = "" if self._in_element else str(self.annotation("defaultIndex", self.context.default_index))
+        options = {"distance": self.annotation("distance"), "targetHits": self.annotation("targetHits")}
+        found = parse_user_input(text, str(grammar), index, self._options(), options, self.context.names)
+        if found is None:
+            raise QueryError(f"Parsing '{text}' only resulted in NullItem.")
+        return found
+
+    def _user_query(self, call: Ast) -> q.Node:
+        options = {"targetHits": self.annotation("targetHits")}
+        text, grammar = self.context.query_string, self.context.query_type
+        found = parse_user_input(
+            text, grammar, self.context.default_index, self._options(), options, self.context.names
+        )
+        return q.Constant(False) if found is None else found
+
+
+def _is_integer(text: str) -> bool:
+    return text.lstrip("-").isdigit()
+
+
+def _member_value(text: str) -> Any:
+    if text[:1] in "'\"":
+        return unquote(text)
+    return int(text) if _is_integer(text) else text
+
+
+def _number_text(name: str, value: Any) -> str:
+    text = "" if value in ("Infinity", "-Infinity") else str(value).rstrip("lL")
+    try:
+        if text:
+            float(text)
+    except ValueError as error:
+        raise QueryError(f"'{name}' is compared with '{value}', which is not a number: use contains") from error
+    return text

@@ -1,0 +1,99 @@
+"""The package's ``hybrid`` profile is reciprocal rank fusion of the lexical and the vector list, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from query_support import Served
+
+from clipsearch.engine.package import load_package, read_folder
+from clipsearch.engine.tensors import Tensor, parse_type, truncate_bfloat16
+
+APP = Path(__file__).resolve().parent.parent / "vespa_app"
+TYPE = parse_type("tensor<bfloat16>(x[512])")
+LEXICAL = "select documentid from image where userInput(@text)"
+VECTOR = "select documentid from image where {targetHits:100}nearestNeighbor(embedding,q)"
+HYBRID = "select documentid from image where ({targetHits:100}nearestNeighbor(embedding,q)) or userInput(@text)"
+QUERIES = ["river bridge", "a green church", "storage tanks beside a river", "zebra"]
+
+
+@pytest.fixture(scope="module")
+def served() -> Served:
+    """1,500 images around 12 centres, captions from a vocabulary with common and rare words."""
+    random = np.random.default_rng(11)
+    package = load_package(read_folder(APP))
+    engine = Served(package.schemas["image"])
+    words = ["a", "river", "bridge", "green", "church", "storage", "tanks", "beside", "airport", "boat"]
+    share = 1 / np.arange(1, 11)
+    centres = random.normal(size=(12, 512))
+    for lid in range(1500):
+        embedding = centres[lid % 12] + random.normal(size=512)
+        cells = truncate_bfloat16(embedding / np.linalg.norm(embedding))
+        captions = [" ".join(random.choice(words, random.integers(3, 9), p=share / share.sum())) for _ in range(2)]
+        engine.put(lid, {"captions": captions, "embedding": Tensor(TYPE, cells)})
+    return engine
+
+
+def unit(seed: int) -> list[float]:
+    direction = np.random.default_rng(seed).normal(size=512)
+    found: list[float] = (direction / np.linalg.norm(direction)).tolist()
+    return found
+
+
+def listed(served: Served, yql: str, profile: str, text: str, seed: int, hits: int) -> list[dict[str, Any]]:
+    body = {"yql": yql, "ranking": profile, "text": text, "input.query(q)": unit(seed), "hits": hits, "maxHits": 1500}
+    status, root = served.post(body)
+    assert status == 200, root
+    children: list[dict[str, Any]] = root.get("children", [])
+    return children
+
+
+@pytest.mark.parametrize(("text", "seed"), [(text, seed) for seed, text in enumerate(QUERIES)])
+def test_hybrid_is_the_fusion_of_the_two_lists(served: Served, text: str, seed: int) -> None:
+    lexical = {hit["id"]: hit["relevance"] for hit in listed(served, LEXICAL, "lexical", text, seed, 1500)}
+    vector = [hit["id"] for hit in listed(served, VECTOR, "vector", text, seed, 1500)]
+    assert len(vector) == 100
+    fused = {key: 1 / (61 + rank) for rank, key in enumerate(vector)}
+    # Equal BM25 scores rank in the order of the first phase: the vector's list, then the rest of the lexical one.
+    before = [*vector, *(key for key in lexical if key not in fused)]
+    words = np.array([lexical.get(key, 0.0) for key in before])
+    for rank, position in enumerate(np.argsort(-words, kind="stable")):
+        if words[position] > 0:
+            fused[before[position]] = fused.get(before[position], 0.0) + 1 / (61 + rank)
+    got = listed(served, HYBRID, "hybrid", text, seed, 10)
+    expected = sorted(fused.values(), reverse=True)[:10]
+    assert [hit["relevance"] for hit in got] == pytest.approx(expected, abs=1e-12)
+    for hit in got:  # equal shares may stand in any order, so each hit is compared by its own
+        assert hit["relevance"] == pytest.approx(fused[hit["id"]], abs=1e-12)
+
+
+@pytest.mark.parametrize("text", QUERIES[:2])
+def test_each_hit_carries_its_lexical_and_semantic_part(served: Served, text: str) -> None:
+    lexical = {hit["id"]: hit["relevance"] for hit in listed(served, LEXICAL, "lexical", text, 1, 400)}
+    for hit in listed(served, HYBRID + " ", "hybrid", text, 1, 20):
+        assert "matchfeatures" not in hit.get("fields", {})  # select documentid leaves it out
+    body = {"yql": HYBRID.replace("documentid", "*"), "ranking": "hybrid", "text": text, "input.query(q)": unit(1)}
+    _, root = served.post(body)
+    for hit in root["children"]:
+        features = hit["fields"]["matchfeatures"]
+        if hit["id"] in lexical:
+            assert features["bm25(captions)"] == pytest.approx(lexical[hit["id"]])
+        assert 0 < features["closeness(field,embedding)"] <= 1
+
+
+def test_the_linear_blend_follows_alpha(served: Served) -> None:
+    vector = [hit["id"] for hit in listed(served, VECTOR, "vector", "river", 2, 5)]
+    body = {"yql": HYBRID, "ranking": "hybrid_linear", "text": "river", "input.query(q)": unit(2), "hits": 5}
+    _, root = served.post({**body, "input.query(alpha)": 1})
+    assert [hit["id"] for hit in root["children"]] == vector
+    _, root = served.post({**body, "input.query(alpha)": "0"})
+    lexical = [hit["id"] for hit in listed(served, LEXICAL, "lexical", "river", 2, 5)]
+    assert [hit["id"] for hit in root["children"]] == lexical
+
+
+def test_hybrid_without_a_vector_is_the_lexical_order(served: Served) -> None:
+    lexical = [hit["id"] for hit in listed(served, LEXICAL, "lexical", "river boat", 0, 20)]
+    assert [hit["id"] for hit in listed(served, LEXICAL, "hybrid", "river boat", 0, 20)] == lexical

@@ -1,0 +1,321 @@
+"""The store: group commit, restarts, kill -9, the folder's lock, and redeploys."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import STRING, State, music, opened, tensor
+
+from clipsearch.engine.documents.ids import parse_id
+from clipsearch.engine.documents.operations import Put, Remove
+from clipsearch.engine.documents.store import FILE, DocumentStore
+from clipsearch.engine.package.model import ApplicationPackage, FieldType
+from clipsearch.engine.tensors import parse_feed, parse_type
+from clipsearch.errors import DocumentError, PackageError, StoreError
+
+TESTS = Path(__file__).resolve().parent
+
+
+class Recorder:
+    """A sink that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, Any]] = []
+
+    def put(self, schema: str, lid: int, fields: Mapping[str, Any]) -> None:
+        self.seen.append((lid, dict(fields)))
+
+    def remove(self, schema: str, lid: int) -> None:
+        self.seen.append((lid, None))
+
+
+def put(number: int, **fields: Any) -> Put:
+    return Put(parse_id(f"id:space:music::{number}"), fields)
+
+
+def reopen(folder: Path, package: ApplicationPackage | None = None) -> DocumentStore:
+    store = DocumentStore(folder)
+    store.exclusive(lambda: store.catalog.use(package or music()))
+    return store
+
+
+def test_documents_get_local_ids_in_feed_order_and_keep_them(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        sink = state.store.sink = Recorder()
+        for done in [state.store.submit(put(n, year=n)) for n in range(5)]:
+            done.result(10)
+        state.store.submit(put(2, year=20)).result(10)
+        state.store.submit(Remove(parse_id("id:space:music::3"))).result(10)
+        assert sink.seen == [(n, {"year": n}) for n in range(5)] + [(2, {"year": 20}), (3, None)]
+
+
+def test_what_is_acknowledged_is_shown_to_the_sink_before(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        sink = state.store.sink = Recorder()
+        for number in range(50):
+            state.store.submit(put(number)).result(10)
+            assert sink.seen[-1][0] == number
+
+
+def test_operations_that_wait_share_one_transaction(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        go_on = threading.Event()
+        statements: list[str] = []
+        holder = threading.Thread(target=state.store.exclusive, args=(lambda: go_on.wait(10),))
+        holder.start()
+        state.store._db.set_trace_callback(statements.append)
+        waiting = [state.store.submit(put(n)) for n in range(100)]
+        go_on.set()
+        for done in waiting:
+            done.result(10)
+        holder.join()
+        state.store._db.set_trace_callback(None)
+        assert statements.count("COMMIT") <= 2
+
+
+def test_a_refused_operation_leaves_its_neighbours_in_the_batch_alone(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        operations = [put(1, year=1), Put(parse_id("id:space:house::2"), {}), put(3, year=3)]
+        waiting = [state.store.submit(operation) for operation in operations]
+        waiting[0].result(10)
+        with pytest.raises(DocumentError, match="Document type house does not exist"):
+            waiting[1].result(10)
+        waiting[2].result(10)
+        assert state.store.count("music") == 2
+
+
+def test_an_operation_that_meets_a_bug_fails_alone_and_the_writer_lives_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        """A value that cannot be stored."""
+
+    with opened(tmp_path) as state:
+        sink = state.store.sink = Recorder()
+        go_on = threading.Event()
+        holder = threading.Thread(target=state.store.exclusive, args=(lambda: go_on.wait(10),))
+        holder.start()
+        waiting = [state.store.submit(operation) for operation in (put(1), put(2, artist=Broken()), put(3))]
+        go_on.set()
+        holder.join()
+        waiting[0].result(10)
+        with caplog.at_level("ERROR"), pytest.raises(StoreError, match="TypeError"):
+            waiting[1].result(10)
+        waiting[2].result(10)
+        assert [row.id.user for row in state.store.scan("music")] == ["1", "3"]
+        assert [lid for lid, _ in sink.seen] == [0, 1]
+
+
+def test_a_document_that_the_index_refuses_does_not_keep_others_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Picky(Recorder):
+        def put(self, schema: str, lid: int, fields: Mapping[str, Any]) -> None:
+            if fields.get("year") == 2:
+                raise DocumentError("I do not like 2")
+            super().put(schema, lid, fields)
+
+    with opened(tmp_path) as state, caplog.at_level("ERROR"):
+        sink = state.store.sink = Picky()
+        waiting = [state.store.submit(put(n, year=n)) for n in range(5)]
+        with pytest.raises(StoreError, match="id:space:music::2 is stored, but cannot be searched: I do not like 2"):
+            waiting[2].result(10)
+        waiting[4].result(10)
+        assert [fields["year"] for _, fields in sink.seen] == [0, 1, 3, 4]
+
+
+def test_bytes_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipsearch.engine.documents.store.MAX_WAITING_BYTES", 100)
+    with opened(tmp_path) as state:
+        go_on = threading.Event()
+        holder = threading.Thread(target=state.store.exclusive, args=(lambda: go_on.wait(10),))
+        holder.start()
+        first = state.store.submit(put(1), size=80)
+        with pytest.raises(DocumentError, match="overload") as caught:
+            state.store.submit(put(2), size=30)
+        assert caught.value.status == 429
+        go_on.set()
+        holder.join()
+        first.result(10)
+        state.store.submit(put(3), size=1000).result(10)  # a large one alone is never refused
+
+
+def test_a_restart_finds_documents_tensors_and_the_application(tmp_path: Path) -> None:
+    embedding = parse_feed([1, 2, 3], parse_type("tensor(x[3])"))
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1, cover=b"\x00\xff", embedding=embedding)).result(10)
+        state.store.submit(put(2, year=2)).result(10)
+        state.store.submit(put(1, year=10, embedding=embedding)).result(10)
+    store = reopen(tmp_path)
+    try:
+        assert store.catalog.files == music().files
+        first, second = store.scan("music")
+        assert (first.lid, first.fields) == (0, {"year": 10, "embedding": embedding})
+        assert (second.lid, second.fields) == (1, {"year": 2})
+        documents = store.read("music", [1, 7, 0], fields=["year"])
+        assert documents[1] is None
+        assert [document.fields for document in documents if document] == [{"year": 2}, {"year": 10}]
+    finally:
+        store.close()
+
+
+def test_a_folder_is_used_by_one_engine_at_a_time(tmp_path: Path) -> None:
+    with opened(tmp_path), pytest.raises(StoreError, match=rf"another engine \(pid {os.getpid()}\) uses .*--data"):
+        DocumentStore(tmp_path)
+    reopen(tmp_path).close()
+
+
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"this is not a database" * 1000)
+    with pytest.raises(StoreError, match=rf"{FILE} cannot be used.*empty --data folder"):
+        DocumentStore(tmp_path)
+
+
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
+    db.close()
+    with pytest.raises(StoreError, match="format 99"):
+        DocumentStore(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="--data"):
+        DocumentStore(tmp_path / "file" / "data")
+
+
+def test_a_full_disk_fails_the_batch_with_507_and_the_store_goes_on(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1)).result(10)
+        (pages,) = state.store._db.execute("PRAGMA page_count").fetchone()
+        state.store._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DocumentError, match="no space left") as caught:
+            state.store.submit(put(2, cover=bytes(100_000))).result(10)
+        assert caught.value.status == 507
+        state.store._db.execute(f"PRAGMA max_page_count = {pages + 1000}")
+        state.store.submit(put(3, year=3)).result(10)
+        assert [row.lid for row in state.store.scan("music")] == [0, 1]
+
+
+def test_a_closed_store_refuses_operations(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        pass
+    with pytest.raises(StoreError, match="stopping"):
+        state.store.submit(put(1))
+
+
+KILLED = """
+import sys, threading
+from pathlib import Path
+from serving import State
+from test_serving_store import put
+state = State(Path(sys.argv[1]))
+def feed(worker):
+    for n in range(100_000):
+        number = n * 4 + worker
+        state.store.submit(put(number, year=number, cover=bytes(2000))).result()
+        sys.stdout.write(f"{number}\\n")
+        sys.stdout.flush()
+for worker in range(4):
+    threading.Thread(target=feed, args=(worker,)).start()
+"""
+
+
+def test_every_acknowledged_document_survives_kill_9_in_the_middle_of_concurrent_puts(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=TESTS, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    acknowledged = [process.stdout.readline() for _ in range(300)]
+    process.send_signal(signal.SIGKILL)
+    acknowledged += process.stdout.read().splitlines(keepends=True)
+    process.wait(10)
+    process.stdout.close()
+    numbers = {int(line) for line in acknowledged if line.endswith("\n")}
+    assert len(numbers) >= 300
+    store = reopen(tmp_path)
+    try:
+        stored = {int(row.id.user): row for row in store.scan("music")}
+        assert numbers <= stored.keys()
+        assert len(stored) <= len(numbers) + 4  # at most one operation of each worker was not acknowledged
+        assert all(row.fields == {"year": n, "cover": bytes(2000)} for n, row in stored.items())
+        assert [row.lid for row in stored.values()] == list(range(len(stored)))
+    finally:
+        store.close()
+
+
+# ---- redeploys
+
+
+def redeploy(state: State, package: ApplicationPackage) -> None:
+    state.store.catalog.check(package)
+    state.store.exclusive(lambda: state.store.save_package(package))
+    state.package = package
+
+
+def with_override(package: ApplicationPackage, name: str, until: str = "2999-01-01") -> ApplicationPackage:
+    text = f"<validation-overrides><allow until='{until}'>{name}</allow></validation-overrides>"
+    files = {**package.files, "validation-overrides.xml": text.encode()}
+    return ApplicationPackage(package.schemas, {}, package.content_cluster, "default", True, files)
+
+
+def test_a_redeploy_keeps_documents_and_gives_them_new_fields(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1, artist="x")).result(10)
+        redeploy(state, music(mood=STRING, vector=tensor("tensor<float>(y[2])")))
+        assert next(state.store.scan("music")).fields == {"year": 1, "artist": "x"}
+        vector = parse_feed([1, 2], parse_type("tensor<float>(y[2])"))
+        state.store.submit(put(2, mood="blue", vector=vector)).result(10)
+        assert [row.fields for row in state.store.scan("music")][1] == {"mood": "blue", "vector": vector}
+
+
+def test_a_field_that_is_gone_is_forgotten_even_when_it_comes_back(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1, artist="x", cover=b"1")).result(10)
+        redeploy(state, music(artist=None, cover=None))
+        assert next(state.store.scan("music")).fields == {"year": 1}
+        redeploy(state, music())
+        assert next(state.store.scan("music")).fields == {"year": 1}
+
+
+@pytest.mark.parametrize("changed", [{"year": FieldType("long")}, {"embedding": tensor("tensor(x[4])")}])
+def test_a_changed_field_type_is_refused_unless_an_override_allows_it(
+    tmp_path: Path, changed: dict[str, FieldType]
+) -> None:
+    with opened(tmp_path) as state:
+        embedding = parse_feed([1, 2, 3], parse_type("tensor(x[3])"))
+        state.store.submit(put(1, year=1, artist="x", embedding=embedding)).result(10)
+        new = music(**changed)
+        (name,) = changed
+        with pytest.raises(PackageError, match=rf"field-type-change.*'{name}' changed.*validation-overrides.xml"):
+            redeploy(state, new)
+        with pytest.raises(PackageError):
+            redeploy(state, with_override(new, "field-type-change", "2020-01-01"))
+        redeploy(state, with_override(new, "field-type-change"))
+        fields = next(state.store.scan("music")).fields
+        assert name not in fields
+        assert fields["artist"] == "x"
+
+
+def test_a_schema_with_its_documents_goes_only_with_an_override(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1, cover=b"1")).result(10)
+        without = ApplicationPackage({}, {}, "content", "default", True, {"services.xml": b""})
+        with pytest.raises(PackageError, match=re.escape("schema-removal")):
+            redeploy(state, without)
+        redeploy(state, with_override(without, "schema-removal"))
+        redeploy(state, music())
+        assert state.store.count("music") == 0
