@@ -15,6 +15,7 @@ import orjson
 import pytest
 from serving import content
 
+from clipsearch.appwriter import EmbeddingField, parse_field, write_app
 from clipsearch.engine.engine import Engine, Starting
 from clipsearch.engine.http.messages import Request, Response
 from clipsearch.engine.package import read_folder
@@ -257,3 +258,27 @@ def test_tensors_come_back_truncated_to_bfloat16(tmp_path: Path) -> None:
         values = ask(engine, "GET", path, None, **params)[1]["fields"]["embedding"]
         expected = (vector.view(np.uint32) & 0xFFFF0000).view(np.float32)
         np.testing.assert_array_equal(np.asarray(values, np.float32), expected)
+
+
+def test_fields_that_the_schema_computes_are_searchable_before_and_after_a_restart(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    write_app([EmbeddingField("embedding", 512), parse_field("embedding_bits:512:bits")], app)
+    random = np.random.default_rng(7)
+    vectors = random.normal(size=(20, 512)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = [int(cell) for cell in np.packbits(vectors[13] > 0).view(np.int8)]
+
+    def nearest(engine: Engine) -> str:
+        yql = "select documentid from image where {targetHits:3}nearestNeighbor(embedding_bits, q_embedding_bits)"
+        body = {"yql": yql, "ranking": "vector_embedding_bits", "input.query(q)": vectors[13].tolist()}
+        body["input.query(q_embedding_bits)"] = query
+        status, answer = ask(engine, "POST", "/search/", body)
+        assert status == 200, answer
+        return str(answer["root"]["children"][0]["id"])
+
+    with running(tmp_path / "data", app) as engine:
+        for number, vector in enumerate(vectors):
+            put(engine, str(number), embedding=vector.tolist())
+        assert nearest(engine) == "id:t:image::13"
+    with running(tmp_path / "data", None) as engine:
+        assert nearest(engine) == "id:t:image::13"

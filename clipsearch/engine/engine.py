@@ -26,6 +26,7 @@ from clipsearch.engine.index import Index
 from clipsearch.engine.index.documents import FieldValue
 from clipsearch.engine.package import load_package, read_folder
 from clipsearch.engine.package.model import ApplicationPackage, RankProfile, Schema
+from clipsearch.engine.package.synthetic import with_synthetic
 from clipsearch.engine.query import SearchHandler
 from clipsearch.engine.ranking import RankProgram, compile_profile
 from clipsearch.errors import EngineError, PackageError, StoreError
@@ -167,7 +168,7 @@ class Engine:
     def _fill(self, index: Index, schema: str) -> None:
         for row in self.store.scan(schema):
             try:
-                index.put(row.lid, row.fields)
+                index.put(row.lid, with_synthetic(index.schema, row.fields))
             except EngineError as error:
                 log.warning("%s is stored but cannot be searched: %s", row.id, error)
 
@@ -176,7 +177,8 @@ class Engine:
     def put(self, schema: str, lid: int, fields: Mapping[str, FieldValue]) -> None:
         """Shows a written document to its index."""
         if self._application is not None:
-            self._application.indexes[schema].put(lid, fields)
+            index = self._application.indexes[schema]
+            index.put(lid, with_synthetic(index.schema, fields))
 
     def remove(self, schema: str, lid: int) -> None:
         """Takes a removed document out of its index."""
