@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from clipsearch.errors import InputError, ServiceError, UnreachableError
 from clipsearch.serving import check_port
@@ -31,6 +31,11 @@ QUERIES = {
         "tennis courts and trees",
     ),
     "rsicd": ("storage tanks", "a river with a bridge", "many planes are parked next to a terminal"),
+}
+SCORES = {
+    **{f"hits@{k}": f"hits@{k}" for k in (1, 3, 5, 10)},
+    "text_to_image_mrr@10": "MRR@10 text to image",
+    "image_to_text_mrr@10": "image to text",
 }
 PROFILES = ("lexical", "vector", "hybrid")
 
@@ -81,14 +86,18 @@ class Demo:
 
     def command(self, *arguments: object) -> None:
         """Run one clipsearch command to its end; ``InputError`` when it fails (it has said why itself)."""
+        if code := self.attempt(*arguments):
+            raise InputError(f"the demo stopped: 'clipsearch {arguments[0]}' ended with exit code {code}")
+
+    def attempt(self, *arguments: object) -> int:
+        """Run one clipsearch command to its end; its exit code."""
         words = [str(argument) for argument in arguments]
         print("$ clipsearch " + " ".join(words), flush=True)
         child = subprocess.Popen([sys.executable, "-m", "clipsearch", *words])
         self.children.append(child)
         code = child.wait()
         self.children.remove(child)
-        if code:
-            raise InputError(f"the demo stopped: 'clipsearch {words[0]}' ended with exit code {code}")
+        return code
 
     def service(self, health: str, *arguments: object) -> None:
         """Start a command that stays, with its output in a log file, and wait until ``health`` answers."""
@@ -126,11 +135,10 @@ def run_demo(options: DemoOptions) -> None:
 
     Raises ``InputError`` or ``ServiceError`` with the reason; whatever was started is stopped either way.
     """
-    for port, option in (
-        (options.engine_port, "ENGINE_PORT=..."),
-        (options.deploy_port, "DEPLOY_PORT=..."),
-        (options.ui_port, "UI_PORT=..."),
-    ):
+    ports = [(options.engine_port, "ENGINE_PORT=..."), (options.deploy_port, "DEPLOY_PORT=...")]
+    if options.serve:
+        ports.append((options.ui_port, "UI_PORT=..."))
+    for port, option in ports:
         check_port("127.0.0.1", port, option)
     signal.signal(signal.SIGTERM, _interrupt)
     demo = Demo(options)
@@ -159,8 +167,21 @@ def _prepare(demo: Demo) -> None:
         if done.exists() and _read_json(done) == stamp:
             print(f"{shards} is there already")
         else:
-            demo.command("encode", corpus, "--model", model, "--out", shards)
+            _encode(demo, corpus, model, shards, stamp["model"])
             done.write_text(json.dumps(stamp))
+
+
+def _encode(demo: Demo, corpus: Path, model: Path, shards: Path, model_id: Any) -> None:
+    """Encode; images that cannot be read make its exit code 1, and the demo goes on with the others."""
+    manifest = shards / "manifest.json"
+    trained_again = manifest.exists() and _read_json(manifest).get("model_id") != model_id
+    code = demo.attempt("encode", corpus, "--model", model, "--out", shards, *["--overwrite"] * trained_again)
+    if not code:
+        return
+    made = _read_json(manifest) if manifest.exists() else {}
+    if code != 1 or made.get("model_id") != model_id or not (made.get("complete") and made.get("count")):
+        raise InputError(f"the demo stopped: 'clipsearch encode' ended with exit code {code}")
+    print(f"The demo goes on with the {made['count']} images that can be read.")
 
 
 def _corpus(demo: Demo) -> Path:
@@ -198,7 +219,8 @@ def _serve(demo: Demo) -> None:
             f"\nThe search page: {page}   (Vespa's query API: {demo.url}/search/)\nCtrl-C stops everything.",
             flush=True,
         )
-        demo.children[-1].wait()
+        if code := demo.children[-1].wait():
+            raise ServiceError(f"the search page ended with exit code {code}; its log is {demo.folder / 'ui.log'}")
 
 
 def _feed(demo: Demo, shards: Path) -> None:
@@ -249,10 +271,11 @@ def _texts(demo: Demo) -> Sequence[str]:
 
 def _print_training(model: Path) -> None:
     metrics = _read_json(model / "metrics.json")
+    print(f"{metrics['model_id']}: best of {metrics['epochs']} epochs, {metrics['seconds']:.0f} s")
     for moment in ("before", "after"):
-        numbers = metrics.get(moment, {})
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, float))
-        print(f"{moment:>7}, on held-out test images: {shown}")
+        numbers = metrics[moment]
+        shown = "   ".join(f"{title} {numbers[name]:.3f}" for name, title in SCORES.items() if name in numbers)
+        print(f"  {moment:>6}, on images held out as '{metrics['measured_on']}': {shown}")
 
 
 def _print_times(demo: Demo) -> None:
@@ -271,9 +294,7 @@ def _corpus_root(options: DemoOptions, folder: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    stream: IO[str]
-    with path.open() as stream:
-        value = json.load(stream)
+    value = json.loads(path.read_text(encoding="utf-8"))
     assert isinstance(value, dict)
     return value
 

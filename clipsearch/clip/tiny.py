@@ -1,0 +1,60 @@
+"""The ``tiny`` preset: a small CLIP for machines without weights, built from its configuration.
+
+Image tower: ``clipsearch.clip.tower``. Text tower: stock ``CLIPTextModel``, a few causal layers pooled at EOS.
+Joint space of 512 dimensions, so that it fits the committed application package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import CLIPTextConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+from clipsearch.clip.tokens import train_tokenizer
+from clipsearch.clip.tower import CHANNELS, STRIDES, ConvTowerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TinyOptions:
+    """Sizes of the tiny preset. ``image_size`` in px, ``text_length`` in tokens."""
+
+    dim: int = 512
+    image_size: int = 64
+    channels: tuple[int, ...] = CHANNELS
+    strides: tuple[int, ...] = STRIDES
+    text_width: int = 192
+    text_layers: int = 2
+    text_heads: int = 3
+    text_length: int = 48
+    vocab_size: int = 4096
+    dropout: float = 0.0
+    logit_scale: float = 2.6592
+
+
+def build_tiny(captions: Iterable[str], options: TinyOptions | None = None, seed: int = 0) -> tuple[Any, Any]:
+    """An untrained ``VisionTextDualEncoderModel``, and its tokenizer trained on ``captions``; seeded."""
+    options = options or TinyOptions()
+    tokenizer = train_tokenizer(captions, options.vocab_size, options.text_length)
+    vision = ConvTowerConfig(options.channels, options.strides, options.image_size)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=options.text_width,
+        intermediate_size=4 * options.text_width,
+        num_hidden_layers=options.text_layers,
+        num_attention_heads=options.text_heads,
+        max_position_embeddings=options.text_length,
+        attention_dropout=options.dropout,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision, text, projection_dim=options.dim, logit_scale_init_value=options.logit_scale
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VisionTextDualEncoderModel(config)
+    return model.eval(), tokenizer

@@ -1,0 +1,84 @@
+"""Which image-caption pairs make a batch: one caption of each image per epoch, and no caption twice in a batch.
+
+Over half of RSICD's images share a caption with another image; as negatives of each other they would teach the model to
+push equal texts apart. A pair whose caption is already in the batch waits for the next one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """``images``: rows of the pixel cache; ``captions``: one text per image."""
+
+    images: list[int]
+    captions: list[str]
+
+
+def caption_key(caption: str) -> str:
+    """What makes two captions the same: letter case, spacing and a final full stop do not count."""
+    return " ".join(caption.casefold().split()).rstrip(" .")
+
+
+class CaptionSampler:
+    """Batches of (image, caption) pairs; an epoch depends only on the captions, the seed and its number."""
+
+    def __init__(self, captions: Sequence[Sequence[str]], batch_size: int, seed: int = 0) -> None:
+        self.captions = captions
+        self.batch_size = min(batch_size, len(captions))
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of full batches in an epoch without collisions."""
+        return max(1, len(self.captions) // max(1, self.batch_size))
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch, at most ``len(self)``, each image at most once; leftovers are dropped."""
+        generator = np.random.default_rng((self.seed, number))
+        pairs = deque(
+            (int(image), self.captions[image][int(generator.integers(len(self.captions[image])))])
+            for image in generator.permutation(len(self.captions))
+        )
+        waiting: deque[tuple[int, str]] = deque()
+        for _ in range(len(self)):
+            batch, waiting = self._fill(pairs, waiting)
+            if len(batch.images) < max(2, self.batch_size // 2):
+                return
+            yield batch
+
+    def _fill(
+        self, pairs: deque[tuple[int, str]], waiting: deque[tuple[int, str]]
+    ) -> tuple[Batch, deque[tuple[int, str]]]:
+        batch = Batch([], [])
+        seen: set[str] = set()
+        again: deque[tuple[int, str]] = deque()
+        while len(batch.images) < self.batch_size and (waiting or pairs):
+            image, caption = waiting.popleft() if waiting else pairs.popleft()
+            key = caption_key(caption)
+            if key in seen:
+                again.append((image, caption))
+                continue
+            seen.add(key)
+            batch.images.append(image)
+            batch.captions.append(caption)
+        return batch, again + waiting
+
+
+def insert_tokens(
+    ids: Sequence[int], chance: float, choices: Sequence[int], max_length: int, generator: np.random.Generator
+) -> list[int]:
+    """Token ids with random ones of ``choices`` put in before tokens, each time with ``chance``.
+
+    The first token and the last (start and end) stay where they are; at most ``max_length`` tokens come back.
+    """
+    noisy = [ids[0]]
+    for token, extra in zip(ids[1:-1], generator.geometric(1 - chance, len(ids) - 2) - 1, strict=True):
+        noisy += [choices[int(number)] for number in generator.integers(len(choices), size=extra)]
+        noisy.append(token)
+    return [*noisy[: max_length - 1], ids[-1]]
