@@ -41,6 +41,7 @@ def generate(folder: Path, count: int, seed: int = 0) -> list[str]:
     weights = 1 / np.arange(1, 4001)
     centres = random.normal(size=(300, 512))
     queries = []
+    folder.mkdir()
     with ShardWriter(folder, 512) as writer:
         for number in range(count):
             vector = centres[number % 300] + 0.8 * random.normal(size=512)
@@ -50,7 +51,7 @@ def generate(folder: Path, count: int, seed: int = 0) -> list[str]:
             writer.add(Embedded(record, unit, b"", 224, 224, f"{number:064x}", "bench"))
             if number % max(1, count // 200) == 0:
                 queries.append(" ".join(chosen[:3]))
-    write_manifest(folder, Manifest(corpus="bench", model_id="bench", dim=512, count=count, root=""))
+    write_manifest(folder, Manifest(corpus="bench", model_id="bench", dim=512, count=count, root="", complete=True))
     return queries[:200]
 
 

@@ -69,11 +69,17 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: a ``ClipsearchError`` becomes one sentence on stderr and exit code 1; Ctrl-C exits with 130."""
+    """Entry point: a ``ClipsearchError`` becomes one sentence on stderr and exit code 1; Ctrl-C exits with 130.
+
+    So does what the operating system refuses (a folder without permission, a full disk).
+    """
     try:
         code = cli.main(standalone_mode=False)  # click returns what ctx.exit() was given, and raises the rest
     except ClipsearchError as error:
         click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"Error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)

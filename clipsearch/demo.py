@@ -140,7 +140,7 @@ def run_demo(options: DemoOptions) -> None:
         ports.append((options.ui_port, "UI_PORT=..."))
     for port, option in ports:
         check_port("127.0.0.1", port, option)
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     demo = Demo(options)
     demo.folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -148,6 +148,7 @@ def run_demo(options: DemoOptions) -> None:
         _serve(demo)
     finally:
         demo.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _prepare(demo: Demo) -> None:
@@ -163,15 +164,23 @@ def _prepare(demo: Demo) -> None:
         _print_training(model)
     with demo.step("encode"):
         done = demo.folder / "encoded.json"
-        stamp = {"model": _read_json(model / "metrics.json").get("model_id"), "corpus": str(corpus)}
+        model_id = _read_json(model / "metrics.json")["model_id"]
+        stamp = {"model": model_id, "corpus": str(corpus), "files": _fingerprint(corpus)}
         if done.exists() and _read_json(done) == stamp:
             print(f"{shards} is there already")
         else:
-            _encode(demo, corpus, model, shards, stamp["model"])
+            _encode(demo, corpus, model, shards, model_id)
             done.write_text(json.dumps(stamp))
 
 
-def _encode(demo: Demo, corpus: Path, model: Path, shards: Path, model_id: Any) -> None:
+def _fingerprint(corpus: Path) -> str:
+    """Changes when a caption table, a zip file or the list of an image folder does; reads no file."""
+    entries = sorted([corpus, *corpus.iterdir()]) if corpus.is_dir() else [corpus]
+    stats = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+
+
+def _encode(demo: Demo, corpus: Path, model: Path, shards: Path, model_id: str) -> None:
     """Encode; images that cannot be read make its exit code 1, and the demo goes on with the others."""
     manifest = shards / "manifest.json"
     trained_again = manifest.exists() and _read_json(manifest).get("model_id") != model_id
@@ -254,8 +263,14 @@ def _queries(demo: Demo, model: Path) -> None:
             results = client.search(requests[profile])
             print(f'\n"{text}", {profile}: {results.total} matches in {results.seconds * 1000:.0f} ms')
             for rank, hit in enumerate(results.hits, 1):
-                caption = next(iter(hit.fields.get("captions", [])), "")
+                caption = _best_caption(hit.fields.get("captions", []), text)
                 print(f"  {rank}. {hit.relevance:8.4f}  {hit.id.split('::')[-1]:28.28} {caption[:70]}")
+
+
+def _best_caption(captions: Sequence[str], text: str) -> str:
+    """The caption that shares most words with the query: the first of them when none does."""
+    words = set(text.split())
+    return max(captions, key=lambda caption: len(words & set(caption.split())), default="")
 
 
 def _texts(demo: Demo) -> Sequence[str]:

@@ -40,6 +40,7 @@ from clipsearch.shards import (
 
 LEDGER = "ledger.jsonl"
 BATCH = 64
+EXAMPLES = 5  # failures that a summary quotes; the ledger has them all
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
@@ -73,7 +74,8 @@ class EncodeSummary:
     """What a run did, in images: newly encoded, taken over from before, dropped (no longer in the corpus),
     failed.
 
-    ``failed`` counts the lines of ``ledger``: bad images, and entries of the corpus that name no image.
+    ``failed`` counts the lines of ``ledger``: bad images, and entries of the corpus that name no image;
+    ``examples`` are the first of them, for people.
     """
 
     corpus: str
@@ -84,6 +86,7 @@ class EncodeSummary:
     removed: int
     failed: int
     seconds: float
+    examples: tuple[str, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -143,7 +146,7 @@ def encode(
     """
     started = time.monotonic()
     _prepare_folder(out, corpus, model, overwrite)
-    shards, known = shard_files(out), _known_rows(out)
+    shards, known = shard_files(out), _known_rows(out, model.model_id, corpus.name)
     manifest = Manifest(corpus.name, model.model_id, model.dim, len(known), str(corpus.root))
     write_manifest(out, manifest)
     current: dict[str, Record] = {}
@@ -168,7 +171,10 @@ def encode(
     _tidy(shards, known, current, model.dim)
     write_manifest(out, replace(manifest, count=len(current) + encoded, complete=True))
     seconds = time.monotonic() - started
-    return EncodeSummary(corpus.name, model.model_id, str(out), encoded, len(current), removed, ledger.lines, seconds)
+    return EncodeSummary(
+        corpus.name, model.model_id, str(out), encoded, len(current), removed, ledger.lines, seconds,
+        tuple(ledger.examples),
+    )  # fmt: skip
 
 
 def _prepare_folder(out: Path, corpus: Corpus, model: ImageModel, overwrite: bool) -> None:
@@ -192,12 +198,17 @@ def _prepare_folder(out: Path, corpus: Corpus, model: ImageModel, overwrite: boo
         path.unlink()
 
 
-def _known_rows(out: Path) -> dict[str, _Known]:
-    """Rows of earlier runs by key; where a killed run left a key in two shards, the later one counts."""
-    names = ("corpus", "key", "uri", "captions", "split", "label", "content_hash")
+def _known_rows(out: Path, model_id: str, corpus: str) -> dict[str, _Known]:
+    """Rows of earlier runs by key; where a killed run left a key in two shards, the later one counts.
+
+    Rows of another model or corpus, beside a manifest that somebody deleted, are as good as none.
+    """
+    names = ("model_id", "corpus", "key", "uri", "captions", "split", "label", "content_hash")
     known: dict[str, _Known] = {}
     for path in shard_files(out):
         for row in read_columns(path, names):
+            if (row["model_id"], row["corpus"]) != (model_id, corpus):
+                continue
             record = Record(row["corpus"], row["key"], row["uri"], tuple(row["captions"]), row["split"], row["label"])
             known[record.key] = _Known(path, row["content_hash"], record)
     return known
@@ -297,6 +308,7 @@ class _Ledger:
 
     def __init__(self, path: Path) -> None:
         self.lines = 0
+        self.examples: list[str] = []
         self._file = path.open("wb")
 
     def write(self, corpus: str, item: str, reason: str) -> None:
@@ -304,6 +316,8 @@ class _Ledger:
         self._file.write(orjson.dumps({"corpus": corpus, "item": item, "reason": reason}) + b"\n")
         self._file.flush()
         self.lines += 1
+        if self.lines <= EXAMPLES:
+            self.examples.append(f"{item}: {reason}")
 
     def __enter__(self) -> _Ledger:
         return self

@@ -64,9 +64,19 @@ def load_image(source: bytes | Path) -> RGB:
 
     Transparent pixels lie over white, since most transparent pictures are dark drawings made for white
     pages; an animation gives its first frame; 16-bit and float samples are rescaled to 8 bits (see
-    ``_to_eight_bits``). Raises ``ImageError`` with the reason, whatever is wrong with the file.
+    ``_to_eight_bits``). Raises ``ImageError`` with the reason, whatever is wrong with the file; of a path it
+    also names the file.
     """
-    data = _read(source) if isinstance(source, Path) else source
+    if isinstance(source, bytes):
+        return _decode(source)
+    data = _read(source)
+    try:
+        return _decode(data)
+    except ImageError as error:
+        raise ImageError(f"{source} cannot be used: {error}") from error
+
+
+def _decode(data: bytes) -> RGB:
     if not data:
         raise ImageError("the file is empty")
     if len(data) > MAX_BYTES:
@@ -107,10 +117,10 @@ def _read(path: Path) -> bytes:
             raise ImageError(f"{path} is not a file")
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise ImageError(f"the file has {size:,} bytes; the limit is {MAX_BYTES:,}")
+            raise ImageError(f"{path} has {size:,} bytes; the limit is {MAX_BYTES:,}")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _available_formats() -> tuple[str, ...]:

@@ -120,8 +120,8 @@ class Dispatcher:
             self._release(operation.id)
 
     def _deliver(self, operation: Operation) -> Failure | None:
-        started = time.monotonic()
-        for attempt in range(10**9):
+        started, attempt = time.monotonic(), 0
+        while True:
             try:
                 operation.send()
             except ClipsearchError as error:
@@ -130,7 +130,7 @@ class Dispatcher:
             else:
                 self._last_success = time.monotonic()
                 return None
-        raise AssertionError("unreachable")
+            attempt += 1
 
     def _try_again(self, error: ClipsearchError, attempt: int, started: float) -> bool:
         retried = isinstance(error, UnreachableError)
@@ -138,7 +138,8 @@ class Dispatcher:
         others_succeed = self._last_success > started
         if not retried or (others_succeed and attempt + 1 >= ATTEMPTS):
             return False
-        if time.monotonic() - self._last_success > self._patience:
+        # a producer that takes its time between two operations is no sign of a lost endpoint
+        if time.monotonic() - max(self._last_success, started) > self._patience:
             self._stop.set()
         # jitter: workers that failed together must not come back together
         return not self._stop.wait(min(LONGEST_WAIT, 0.1 * 2**attempt) * random.uniform(0.5, 1.5))

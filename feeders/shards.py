@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -95,9 +96,15 @@ def feed_shards(
 
     A document that the endpoint refuses is counted and written to ``dead_letters`` (by default
     ``dead-letters.jsonl`` in ``folder``). Raises ``UnreachableError`` or ``RejectedError`` at once when no
-    application answers, and ``ShardError`` when the application stores vectors of another size.
+    application answers, and ``ShardError`` when ``folder`` holds no rows or the application stores vectors of
+    another size. What an interrupted encoding left is fed, with a warning.
     """
     shards = open_shards(folder)
+    if not len(shards):
+        raise ShardError(f"{folder} holds no embedded image: the ledger of 'clipsearch encode' there says why")
+    if not shards.manifest.complete:
+        message = f"Warning: 'clipsearch encode' did not get to its end in {folder}: feeding {len(shards)} images"
+        tqdm.write(message, file=sys.stderr)
     endpoint = Endpoint(url, timeout=60.0)
     try:
         endpoint.status()

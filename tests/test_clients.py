@@ -300,7 +300,7 @@ def test_kill_9_in_the_middle_of_concurrent_puts_loses_no_acknowledged_document(
                     acknowledged.add(number)
             except OSError:
                 return
-            if len(acknowledged) == 200:
+            if len(acknowledged) >= 200:  # not ==: two workers may add at once
                 running.process.kill()
 
     with ThreadPoolExecutor(4) as pool:

@@ -84,6 +84,15 @@ def test_an_entry_whose_image_is_missing_is_an_issue_and_the_others_survive(tmp_
     assert "missing" in corpus.issues[0].reason
 
 
+def test_a_split_that_is_none_is_an_issue_and_never_becomes_training_data(tmp_path: Path) -> None:
+    for name in ("pond_1.jpg", "pond_2.jpg", "pond_3.jpg"):
+        picture(tmp_path / "images" / name)
+    rsicd(tmp_path, [("pond_1.jpg", "tests", ["a"]), ("pond_2.jpg", "restval", ["b"]), ("pond_3.jpg", "", ["c"])])
+    corpus = open_corpus(tmp_path)
+    assert [record.split for record in corpus.records] == ["validation", "train"]
+    assert "'tests' is not a split" in corpus.issues[0].reason
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}'])
 def test_a_damaged_data_set_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset_rsicd.json").write_text(text)
@@ -223,6 +232,41 @@ def test_a_name_that_fits_two_images_is_not_guessed(tmp_path: Path) -> None:
     corpus = open_corpus(tmp_path)
     assert [record.uri for record in corpus.records] == ["x/a.jpg"]
     assert "several images" in corpus.issues[0].reason
+
+
+def test_an_image_of_another_folder_never_gets_the_captions_of_one_that_is_missing(tmp_path: Path) -> None:
+    picture(tmp_path / "bridge" / "1.jpg")
+    picture(tmp_path / "airport" / "2.jpg")
+    names = ("airport/1.jpg", "bridge/1.jpg", "/elsewhere/airport/2.jpg")
+    (tmp_path / "captions.jsonl").write_text(
+        "".join(json.dumps({"file": name, "caption": name}) + "\n" for name in names)
+    )
+    corpus = open_corpus(tmp_path)
+    assert {record.uri: record.captions for record in corpus.records} == {
+        "bridge/1.jpg": ("bridge/1.jpg",),
+        "airport/2.jpg": ("/elsewhere/airport/2.jpg",),
+    }
+    assert [issue.item for issue in corpus.issues] == ["airport/1.jpg"]
+    assert "the image is missing; bridge/1.jpg has its name" in corpus.issues[0].reason
+
+
+def test_the_folder_of_a_name_says_nothing_when_all_images_lie_in_one(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "1.jpg")
+    (tmp_path / "captions.jsonl").write_text('{"file": "RSICD_images/1.jpg", "caption": "a"}\n')
+    assert [record.uri for record in open_corpus(tmp_path).records] == ["images/1.jpg"]
+
+
+def test_members_of_one_name_are_not_guessed_but_an_archive_stored_twice_is_one(tmp_path: Path) -> None:
+    image = picture(tmp_path / "away.jpg").read_bytes()
+    (tmp_path / "away.jpg").unlink()
+    for name in ("a.zip", "b.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member in ("airport/1.jpg", "bridge/1.jpg", "bridge/2.jpg"):
+                archive.writestr(member, image)
+    (tmp_path / "captions.jsonl").write_text('{"file": "1.jpg"}\n{"file": "2.jpg"}\n')
+    corpus = open_corpus(tmp_path)
+    assert [record.uri for record in corpus.records] == ["a.zip!/bridge/2.jpg"]
+    assert "several images have this name" in corpus.issues[0].reason
 
 
 def test_two_images_never_share_a_key(tmp_path: Path) -> None:

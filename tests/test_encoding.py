@@ -308,3 +308,13 @@ def test_real_corpora_encode_without_a_failure(shared: Path, tmp_path: Path, nam
         summary = encode(corpus, FakeModel(), tmp_path / "out", progress=False)
     assert (summary.encoded, summary.failed) == (150, 0)
     assert all(row.thumbnail.startswith(b"\xff\xd8") for row in open_shards(tmp_path / "out"))
+
+
+def test_rows_of_another_model_are_not_taken_over_when_the_manifest_is_gone(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(root, out, FakeModel("fake-1"))
+    (out / "manifest.json").unlink()
+    summary = run(root, out, FakeModel("fake-2"))
+    assert (summary.encoded, summary.reused) == (20, 0)
+    assert {row.model_id for row in open_shards(out)} == {"fake-2"}
+    assert len(contents(out)) == 20

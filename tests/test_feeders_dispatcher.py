@@ -165,3 +165,19 @@ def test_a_fault_of_ours_reaches_the_caller() -> None:
 
     with pytest.raises(OSError, match="no space"):
         Dispatcher(done).run(operations(100, lambda name: None))
+
+
+def test_a_slow_producer_does_not_use_up_the_patience() -> None:
+    verdicts, tries = Verdicts(), []
+
+    def slowly() -> Iterator[Operation]:
+        time.sleep(0.3)
+        yield Operation("d0", lambda: send("d0"))
+
+    def send(name: str) -> None:
+        tries.append(name)
+        if len(tries) < 3:
+            raise RejectedError(503, "restarting")
+
+    Dispatcher(verdicts, patience=0.2).run(slowly())
+    assert verdicts.fed == ["d0"]

@@ -169,3 +169,23 @@ def test_a_folder_without_shards_is_named(tmp_path: Path) -> None:
     done = run(tmp_path, "--url", "http://127.0.0.1:9")
     assert isinstance(done.exception, ShardError)
     assert str(tmp_path) in str(done.exception)
+
+
+def test_what_an_interrupted_encoding_left_is_fed_with_a_warning(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shards", rows(5))
+    write_manifest(folder, Manifest("demo", "stand-in-1", DIM, 5, complete=False))
+    with serve_fake() as fake:
+        done = run(folder, "--url", fake.url, "--json")
+        assert len(fake.documents) == 5
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["fed"] == 5
+    assert f"did not get to its end in {folder}: feeding 5 images" in done.stderr
+
+
+@pytest.mark.parametrize("status", [404, 302])
+def test_a_server_that_takes_no_documents_is_never_counted_as_fed(tmp_path: Path, status: int) -> None:
+    folder = write(tmp_path / "shards", rows(5))
+    with serve_fake() as fake:
+        fake.answer = lambda method, path, body: (status, {}) if method == "POST" else None
+        with pytest.raises(UnreachableError, match=f"not a Vespa container.*HTTP {status}"):
+            feed_shards(folder, fake.url, progress=False)

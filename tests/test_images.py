@@ -200,6 +200,9 @@ def test_paths_load_and_missing_ones_say_so(tmp_path: Path) -> None:
         load_image(tmp_path / "b.jpg")
     with pytest.raises(ImageError, match="not a file"):
         load_image(tmp_path)
+    path.write_bytes(b"words")
+    with pytest.raises(ImageError, match=rf"{path} cannot be used: not a known image format"):
+        load_image(path)
 
 
 def test_a_thumbnail_is_a_small_jpeg_of_the_same_shape() -> None:

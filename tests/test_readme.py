@@ -14,7 +14,8 @@ from clipsearch.cli import COMMANDS, cli
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
-LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.startswith("clipsearch ")]
+SHELL = [line for block in BLOCKS for line in block.splitlines()]
+LINES = [line.split("  #")[0].strip() for line in SHELL if line.startswith("clipsearch ")]
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from fake_vespa import DIM, FakeVespa, serve_fake, unit
 from clipsearch.errors import CheckpointError, InputError, RejectedError, UnreachableError
 from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, hybrid, lexical, vector
 from clipsearch.search.client import read_vector
+from clipsearch.search.explain import as_json
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_similar_leaves_the_image_itself_out(client: SearchClient) -> None:
 
 
 def test_similar_to_what_is_not_there_says_so(client: SearchClient) -> None:
-    with pytest.raises(InputError, match=r"id:demo:image::gone.jpg is not in the index"):
+    with pytest.raises(InputError, match=r"no image id:demo:image::gone.jpg is in the index"):
         client.similar("id:demo:image::gone.jpg")
 
 
@@ -155,6 +157,31 @@ def test_one_client_serves_many_threads(client: SearchClient) -> None:
 )
 def test_a_stored_vector_is_read_in_every_form(value: object) -> None:
     assert read_vector(value).tolist() == [0.5, -1.0]
+
+
+@pytest.mark.parametrize("relevance", ["-Infinity", "Infinity", "NaN", None])
+def test_a_relevance_that_json_cannot_hold_is_0(client: SearchClient, fake: FakeVespa, relevance: str | None) -> None:
+    child = {
+        "id": "id:demo:image::a",
+        "relevance": relevance,
+        "fields": {"matchfeatures": {"bm25(captions)": relevance}},
+    }
+    fake.answer = lambda method, path, body: (200, {"root": {"fields": {"totalCount": 1}, "children": [child]}})
+    results = client.search(lexical("a river"))
+    assert (results.hits[0].relevance, results.hits[0].lexical) == (0, 0)
+    json.dumps(as_json(results), allow_nan=False)
+
+
+@pytest.mark.parametrize("answer", [(404, {"message": "Nothing here"}), (302, {}), (200, {"hello": "world"})])
+def test_a_server_that_is_not_vespa_is_told_from_an_empty_index(
+    client: SearchClient, fake: FakeVespa, answer: tuple[int, dict[str, str]]
+) -> None:
+    fake.answer = lambda method, path, body: answer
+    with pytest.raises(UnreachableError, match="not a Vespa container"):
+        client.search(lexical("a river"))
+    if answer[0] != 200:
+        with pytest.raises(UnreachableError, match="not a Vespa container"):
+            client.get("id:demo:image::river.jpg")
 
 
 class CountingModel:

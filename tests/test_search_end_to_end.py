@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,17 +9,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fake_vespa import jpeg, unit
+from small_index import running_engine
 from starlette.testclient import TestClient
 
 from clipsearch.commands.search import command as search_command
-from clipsearch.errors import CheckpointError, RejectedError, ServiceError, ShardError
+from clipsearch.errors import CheckpointError, RejectedError, ShardError
 from clipsearch.records import Embedded, Record
 from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, hybrid, lexical, vector
 from clipsearch.shards import Manifest, ShardWriter, write_manifest
 from clipsearch.web.app import UiConfig, create_app
 from feeders.shards import feed_shards
 
-ROOT = Path(__file__).resolve().parent.parent
 DIM, COUNT = 512, 50
 THINGS = ("river", "bridge", "stadium", "harbour", "forest")
 
@@ -44,29 +41,11 @@ def write_shards(folder: Path, dim: int) -> Path:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[str]:
     home = tmp_path_factory.mktemp("engine")
-    port = free_port()
-    options = ["--data", home / "data", "--app", ROOT / "vespa_app", "--port", port, "--deploy-port", free_port()]
-    engine = subprocess.Popen([sys.executable, "-m", "clipsearch", "engine", *map(str, options)])
-    try:
-        with SearchClient(f"http://127.0.0.1:{port}") as client:
-            wait_for(client, engine)
+    with running_engine(home / "data", free_port) as engine:
         (home / "shards").mkdir()
-        summary = feed_shards(write_shards(home / "shards", DIM), f"http://127.0.0.1:{port}", progress=False)
+        summary = feed_shards(write_shards(home / "shards", DIM), engine.url, progress=False)
         assert (summary.fed, summary.failed) == (COUNT, 0)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        engine.terminate()
-        engine.wait(20)
-
-
-def wait_for(client: SearchClient, engine: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        try:
-            return client.check()
-        except ServiceError:
-            assert engine.poll() is None, "the engine ended"
-            time.sleep(0.05)
-    raise AssertionError("the engine did not start within 30 s")
+        yield engine.url
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from clipsearch.errors import InputError
+from clipsearch.images import load_image
 from clipsearch.search import QueryEncoder
 from clipsearch.search.query import YQL
 from clipsearch.web.app import UiConfig, create_app
 from clipsearch.web.server import parse_roots, run_ui
+from clipsearch.web.uploads import Uploads
 
 TANKS = sum(map(ord, "storage tanks")) % 1000  # the stand-in model's seed for this text
 HOSTILE = "<script>alert(1)</script>\"' onerror=x"
@@ -128,6 +132,15 @@ def test_similar_searches_by_the_stored_embedding_and_leaves_the_image_out(page:
     chosen = [a["value"] for a in Elements(answer.text).all("input") if "checked" in a]
     assert chosen == ["hybrid"]  # for the next words; the image itself is ranked by its vector
     assert "ranked by closeness" in answer.text
+
+
+@pytest.mark.parametrize("like", ["id:demo:image::gone.jpg", "nonsense", "id:demo:image::../x"])
+def test_a_link_to_an_image_that_is_gone_says_so_and_paints_no_broken_picture(page: TestClient, like: str) -> None:
+    answer = page.get("/", params={"like": like})
+    assert answer.status_code == 400
+    assert "gone.jpg is in the index" in answer.text or "is not the id of an image" in answer.text
+    assert "Id:demo" not in answer.text
+    assert [a["src"] for a in Elements(answer.text).all("img") if "/static/" not in str(a["src"])] == []
 
 
 def test_filters_show_as_chips_that_take_them_off(page: TestClient) -> None:
@@ -334,6 +347,25 @@ def test_other_uploads_are_refused_with_a_sentence(
     answer = page.post("/upload", **request_parts)
     assert answer.status_code == status
     assert "That did not work" in answer.text
+
+
+def test_uploads_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file may hold a picture of 256 MiB; forty threads that decode one each would need 10 GB."""
+    running, most = [0], [0]
+
+    def slow(data: bytes) -> np.ndarray:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.01)
+        running[0] -= 1
+        return load_image(data)
+
+    monkeypatch.setattr("clipsearch.web.uploads.load_image", slow)
+    kept, encoder = Uploads(), QueryEncoder(Model())
+    with ThreadPoolExecutor(8) as pool:
+        added = list(pool.map(lambda seed: kept.add(jpeg(seed), "a.jpg", encoder), range(8)))
+    assert most == [1]
+    assert all(kept.get(upload.token) is upload for upload in added)
 
 
 def test_a_page_weighs_little(page: TestClient) -> None:

@@ -33,6 +33,8 @@ def command(
     summary = encode_corpus(
         corpus, model, out, name=name, device=device, batch=batch, overwrite=overwrite, progress=not as_json
     )
+    for example in summary.examples:
+        click.echo(f"Left out: {example}", err=True)
     if as_json:
         import dataclasses
         import json
@@ -44,6 +46,6 @@ def command(
             f"{summary.failed} failed, in {summary.seconds:.1f} s ({summary.rate:.0f} images/s): {summary.out}"
         )
         if summary.failed:
-            click.echo(f"What failed, and why, is in {summary.ledger}", err=True)
+            click.echo(f"All that failed, and why: {summary.ledger}", err=True)
     if summary.failed:
         raise SystemExit(1)

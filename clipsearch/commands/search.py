@@ -10,15 +10,16 @@ import click
 
 from clipsearch.errors import InputError
 
+PROFILES = ("lexical", "vector", "hybrid", "hybrid_linear")  # clipsearch.search has them too, but imports numpy
 MODEL_HELP = "Checkpoint folder that the images were encoded with."
 
 
 @click.command("search")
 @click.argument("text", default="")
-@click.option("--profile", default="hybrid", show_default=True, help="lexical, vector, hybrid or hybrid_linear.")
+@click.option("--profile", type=click.Choice(PROFILES), default="hybrid", show_default=True, help="The ranking.")
 @click.option("--model", type=click.Path(path_type=Path), envvar="CLIPSEARCH_MODEL", show_envvar=True, help=MODEL_HELP)
 @click.option("--image", type=click.Path(path_type=Path), help="Search by this image instead of by words.")
-@click.option("--alpha", type=float, default=0.5, show_default=True, help="Semantic weight of hybrid_linear.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of meaning.")
 @click.option("--corpus", default="", help="Only this corpus.")
 @click.option("--label", default="", help="Only this label.")
 @click.option("--split", default="", help="Only this split.")
@@ -49,13 +50,17 @@ def command(
       clipsearch search "storage tanks" --profile lexical --json
       clipsearch search --image photo.jpg --model model --hits 20
     """
-    from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, explain
-
     if image and (text or profile == "lexical"):
         raise InputError("--image searches by the image alone: leave out the words and --profile lexical")
+    if not image and not text.strip():
+        raise click.UsageError("give some words to search for, or an image with --image FILE")
+    from clipsearch.images import load_image
+    from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, explain
+
+    pixels = load_image(image) if image else None
     with SearchClient(url) as client:
         embedding = None
-        if image or profile != "lexical":
+        if profile != "lexical":
             if model is None:
                 raise InputError(
                     f"--profile {profile} needs the model that the images were encoded with: give --model DIR "
@@ -63,10 +68,9 @@ def command(
                 )
             client.check()  # before the seconds that a model takes to load
             from clipsearch.clip import load_clip
-            from clipsearch.images import load_image
 
             encoder = QueryEncoder(load_clip(model))
-            embedding = encoder.image(load_image(image)) if image else encoder.text(text)
+            embedding = encoder.text(text) if pixels is None else encoder.image(pixels)
         filters = Filters(corpus, label, split)
         results = client.search(by_profile(profile, text, embedding, alpha=alpha, filters=filters, hits=hits))
     if as_json:

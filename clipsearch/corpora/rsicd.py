@@ -46,11 +46,14 @@ def read(path: Path, corpus: str, index: ImageIndex) -> Listing:
     for position, entry in enumerate(_entries(path)):
         where = f"{path.name}, image {position}"
         name = entry.get("filename")
-        split = split_name(str(entry.get("split", "")).removeprefix("rest"))
+        said = str(entry.get("split") or "train")
+        split = split_name(said.removeprefix("rest"))
         if not isinstance(name, str) or not name:
             builder.issue(where, "the entry has no filename")
-            continue
-        builder.add(name, _captions(entry), split or "train", _label(name), where)
+        elif split is None:
+            builder.issue(name, f"{said!r} is not a split: use train, val or test ({where})")
+        else:
+            builder.add(name, _captions(entry), split, _label(name), where)
     listing = builder.listing
     spelled = _spellings(path.parent)
     labels = {record.label for record in listing.records if record.label}

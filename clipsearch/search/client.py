@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -88,7 +89,7 @@ class SearchClient:
         """The stored embedding, (D,) float32. ``InputError`` when the document or its embedding is missing."""
         fields = self.get(document_id, ("embedding",))
         if fields is None:
-            raise InputError(f"{document_id} is not in the index at {self.url}")
+            raise InputError(f"no image {document_id} is in the index at {self.url}")
         if "embedding" not in fields:
             raise InputError(f"{document_id} has no embedding: feed it again")
         return read_vector(fields["embedding"])
@@ -168,8 +169,12 @@ def _hit(child: Mapping[str, Any]) -> Hit:
 
 
 def _number(value: Any) -> float:
-    """Vespa renders NaN and infinities as null, and -Infinity relevance as a string."""
+    """Vespa renders NaN and infinities as null, and -Infinity relevance as a string: all become 0.
+
+    Neither has a form in JSON, so one of them would make ``--json`` and the page's JSON twin unreadable.
+    """
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return 0.0
+    return number if math.isfinite(number) else 0.0

@@ -45,8 +45,7 @@ class Endpoint:
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 20.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_endpoint(url):
             raise InputError(f"{url!r} is not the URL of an endpoint: give one like {DEFAULT_URL}")
         self.url = url.rstrip("/")
         app = Vespa(url=self.url)
@@ -60,22 +59,29 @@ class Endpoint:
     def status(self) -> None:
         """Ask for ``/ApplicationStatus``: raises when nobody answers or nothing is deployed yet."""
         response = self._answer(lambda: self._pool.get(f"{self.url}/ApplicationStatus"))
+        if response.status_code == 404:
+            raise self._not_vespa("HTTP 404")
         if response.status_code != 200:
             raise RejectedError(response.status_code, _message(_json(response)) or "no application is deployed")
 
     def query(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST ``body`` to ``/search/``; the reply's JSON. Errors beside hits are raised too."""
-        reply: dict[str, Any] = self._answer(lambda: self._session.query(body=dict(body))).json
-        errors = reply.get("root", {}).get("errors")
+        response = self._answer(lambda: self._session.query(body=dict(body)))
+        reply: dict[str, Any] = response.json
+        if response.status_code != 200 or not isinstance(reply, dict) or not isinstance(reply.get("root"), dict):
+            raise self._not_vespa(f"HTTP {response.status_code} to a query")
+        errors = reply["root"].get("errors")
         if errors:
             raise RejectedError(200, _message({"root": {"errors": errors}}))
         return reply
 
     def put(self, corpus: str, key: str, fields: Mapping[str, Any]) -> None:
         """Put one document; returns when the endpoint has acknowledged it."""
-        self._answer(
+        response = self._answer(
             lambda: self._session.feed_data_point(schema=SCHEMA, namespace=corpus, data_id=key, fields=dict(fields))
         )
+        if response.status_code != 200:  # pyvespa takes 404 and redirects for success
+            raise self._not_vespa(f"HTTP {response.status_code} to a document")
 
     def get(self, corpus: str, key: str, fields: str) -> dict[str, Any] | None:
         """The fields named by the field set ``fields`` ("image:thumbnail") of one document; None if it is not
@@ -84,8 +90,10 @@ class Endpoint:
         response = self._answer(
             lambda: self._session.get_data(schema=SCHEMA, namespace=corpus, data_id=key, fieldSet=fields)
         )
-        if response.status_code == 404:
+        if response.status_code == 404 and "pathId" in response.json:
             return None
+        if response.status_code != 200:
+            raise self._not_vespa(f"HTTP {response.status_code} to a document")
         values: dict[str, Any] = response.json.get("fields", {})
         return values
 
@@ -100,9 +108,21 @@ class Endpoint:
         except (VespaError, HTTPError) as error:
             raise _rejected(error) from error
         except RuntimeError as error:  # httpr's error for a body that is not JSON
-            raise UnreachableError(
-                f"what answers at {self.url} does not speak as Vespa does ({_short(error)}): check --url"
-            ) from error
+            raise self._not_vespa(_short(error)) from error
+
+    def _not_vespa(self, sign: str) -> UnreachableError:
+        return UnreachableError(
+            f"what answers at {self.url} is not a Vespa container ({sign}): give the port of queries and documents "
+            "with --url, by default 8080, not that of deployments or of the search page"
+        )
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an IPv6 address without its bracket, a port that is no number or beyond 65535
+        return False
 
 
 def _rejected(error: VespaError | HTTPError) -> RejectedError:

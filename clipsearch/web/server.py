@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipsearch.errors import InputError
-from clipsearch.serving import Listener, check_port, serve
+from clipsearch.serving import Listener, check_port, run
 from clipsearch.web.app import UiConfig, create_app
 
 
 def run_ui(config: UiConfig, host: str, port: int, say: Callable[[str], None] = print) -> None:
-    """Serve the page on ``host:port``; returns after SIGINT or SIGTERM. Raises ``InputError`` for a port in use."""
+    """Serve the page on ``host:port`` until SIGINT or SIGTERM, which end the process with exit code 0.
+
+    Raises ``InputError`` for a port in use.
+    """
     check_port(host, port)
     listener = Listener(create_app(config), host, port)
     shown = f"[{host}]" if ":" in host else host
-    asyncio.run(serve([listener], lambda: say(f"Search page: http://{shown}:{port}/  (Ctrl-C stops it)")))
+    run([listener], lambda: say(f"Search page: http://{shown}:{port}/  (Ctrl-C stops it)"))
 
 
 def parse_roots(pairs: Sequence[str]) -> dict[str, Path]:

@@ -43,12 +43,14 @@ class Uploads:
         self._keep = keep
         self._items: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
+        self._decoding = threading.Lock()  # a small file may hold a picture of 256 MiB: never many of them at once
 
     def add(self, data: bytes, name: str, encoder: QueryEncoder) -> Upload:
         """Decode, embed and remember an image. Raises ``ImageError`` for what is not one."""
-        image = load_image(data)
         token = hashlib.sha256(data).hexdigest()[:24]
-        upload = Upload(token, name[:80], encoder.image(image), thumbnail(image))
+        with self._decoding:
+            image = load_image(data)
+            upload = Upload(token, name[:80], encoder.image(image), thumbnail(image))
         with self._lock:
             self._items[token] = upload
             self._items.move_to_end(token)
