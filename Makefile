@@ -32,7 +32,7 @@ types: .venv/.installed-dev
 	@$(BIN)/mypy
 
 soak: .venv/.installed-dev
-	@CLIPSEARCH_SOAK=1 $(BIN)/python -m pytest -m soak
+	@CLIPSEARCH_SOAK=1 $(BIN)/python -m pytest -m soak -rP
 
 bench: .venv/.installed-dev
 	@for script in bench/bench_*.py; do $(BIN)/python $$script || exit 1; done

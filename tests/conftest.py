@@ -34,3 +34,9 @@ def free_port() -> Callable[[], int]:
             return port
 
     return find
+
+
+@pytest.fixture(scope="session")
+def rounds() -> Callable[[int, int], int]:
+    """How often a check repeats: ``rounds(short, long)`` is ``long`` under ``make soak`` and ``short`` otherwise."""
+    return lambda short, long: long if os.environ.get("CLIPSEARCH_SOAK") else short

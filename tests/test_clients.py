@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -284,15 +285,36 @@ def test_a_bad_package_is_refused_and_the_old_one_goes_on(engine: Running) -> No
 # ---- engines of their own
 
 
+@pytest.mark.soak
 def test_kill_9_in_the_middle_of_concurrent_puts_loses_no_acknowledged_document(
-    tmp_path: Path, free_port: Callable[[], int]
+    tmp_path: Path, free_port: Callable[[], int], rounds: Callable[[int, int], int]
 ) -> None:
-    data, ports = tmp_path / "data", (free_port(), free_port())
+    """Each round feeds the same folder on, kills, restarts and compares all that was ever acknowledged."""
+    data, ports, acknowledged = tmp_path / "data", (free_port(), free_port()), set[int]()
+    random, count = Random(20261121), rounds(1, 25)
+    for number in range(count):
+        first = 10_000 * number
+        acknowledged |= feed_and_kill(data, ports, first, random.randrange(50, 400))
+        again = start(data, *ports)
+        try:
+            stored = stored_numbers(again)
+            assert acknowledged <= stored, sorted(acknowledged - stored)[:5]
+            assert len(stored) <= len(acknowledged) + 4 * (number + 1), "at most what was under way at a kill"
+            for key in random.sample(sorted(acknowledged), 20):
+                document = get(f"{again.url}/document/v1/kill/image/docid/{key}")
+                assert document["fields"]["captions"] == fields(key)["captions"]
+        finally:
+            assert again.stop(signal.SIGINT) == 0
+    print(f"{count} kills, {len(acknowledged)} acknowledged documents, none lost")
+
+
+def feed_and_kill(data: Path, ports: tuple[int, int], first: int, after: int) -> set[int]:
+    """The numbers that were acknowledged by an engine that was killed after about ``after`` of them."""
     running = start(data, *ports, "--app", str(ROOT / "vespa_app"))
     acknowledged: set[int] = set()
 
     def feed(worker: int) -> None:
-        for number in range(worker, 10_000, 4):
+        for number in range(first + worker, first + 10_000, 4):
             body = json.dumps({"fields": fields(number)}).encode()
             url = f"{running.url}/document/v1/kill/image/docid/{number}"
             try:
@@ -300,24 +322,27 @@ def test_kill_9_in_the_middle_of_concurrent_puts_loses_no_acknowledged_document(
                     acknowledged.add(number)
             except OSError:
                 return
-            if len(acknowledged) >= 200:  # not ==: two workers may add at once
+            if len(acknowledged) >= after:  # not ==: two workers may add at once
                 running.process.kill()
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(feed, range(4)))
     running.process.wait(10)
-    assert len(acknowledged) >= 200
-    again = start(data, *ports)
-    try:
-        query = "/search/?yql=select+*+from+image+where+true&hits=400&presentation.summary=hit"
-        stored = {hit["fields"]["width"] - 100 for hit in get(again.url + query)["root"]["children"]}
-        assert acknowledged <= stored
-        assert len(stored) <= len(acknowledged) + 4
-        for number in sorted(acknowledged)[:20]:
-            document = get(f"{again.url}/document/v1/kill/image/docid/{number}")
-            assert document["fields"]["captions"] == fields(number)["captions"]
-    finally:
-        assert again.stop(signal.SIGINT) == 0
+    assert len(acknowledged) >= after
+    return acknowledged
+
+
+def stored_numbers(running: Running) -> set[int]:
+    """The numbers of all documents in the engine, by visiting them."""
+    numbers: set[int] = set()
+    token = ""
+    while True:
+        url = f"{running.url}/document/v1/?cluster=images&wantedDocumentCount=1000&fieldSet=image:width{token}"
+        page = get(url)
+        numbers |= {int(document["id"].split("::")[1]) for document in page["documents"]}
+        if "continuation" not in page:
+            return numbers
+        token = f"&continuation={page['continuation']}"
 
 
 def run_engine(*options: str) -> subprocess.CompletedProcess[str]:

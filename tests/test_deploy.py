@@ -113,6 +113,11 @@ def test_an_older_session_cannot_replace_a_newer_one(served: Served) -> None:
     assert (status, answer["error-code"]) == (409, "ACTIVATION_CONFLICT")
 
 
+def test_a_session_number_of_any_length_is_not_found(served: Served) -> None:
+    assert served.answer("PUT", f"{TENANT}/session/{'9' * 5000}/prepared")[0] == 404
+    assert served.answer("GET", f"{INSTANCE}/serviceconverge/box:{'9' * 5000}")[0] == 404
+
+
 def test_only_the_newest_sessions_are_kept(served: Served) -> None:
     for _ in range(11):
         served.answer("POST", f"{TENANT}/session", write_zip(FILES))

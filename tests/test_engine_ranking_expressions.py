@@ -198,6 +198,8 @@ def test_static_types_are_known_before_anything_runs(left: str, right: str, resu
         ("tensor(x[2]):{{x:5}:1}", "not within the bounds"),
         ("tensor(x[2]){y:0}", "unexpected '{'"),
         ("(1, 2)", "is not a value"),
+        ("-filter_subspaces(1, f(s)(s))", "filter_subspaces() and top() need a tensor, but got a number"),
+        ("sum(top(2, 3))", "filter_subspaces() and top() need a tensor, but got a number"),
         ("range(x)", "range() is not supported by the local engine: use a generated tensor"),
     ],
 )

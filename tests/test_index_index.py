@@ -77,6 +77,19 @@ def test_counts_are_exact_after_any_puts_updates_and_removals(compact_at: int, m
     assert dead < 60 if compact_at == 3 else dead > 150
 
 
+def test_words_that_no_document_has_any_more_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "COMPACT_AT_DEAD_ROWS", 20)
+    index = Index(make_schema(), True)
+    for version in range(2000):
+        index.put(version % 5, {"captions": [f"word{version} river", "sea"], "label": f"label{version}"})
+    generation = index.snapshot().generation
+    assert len(generation.texts["captions"]._numbers) < 60
+    assert len(generation.columns["label"].words) < 60
+    for version in range(1995, 2000):
+        assert index.snapshot().postings("captions", f"word{version}")[2] == 1
+    assert index.snapshot().postings("captions", "river")[2] == 5
+
+
 def test_a_snapshot_does_not_change_when_documents_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "COMPACT_AT_DEAD_ROWS", 5)
     index = Index(make_schema(), True)

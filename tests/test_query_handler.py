@@ -313,3 +313,22 @@ def test_random_requests_never_fail_inside(served: Served) -> None:
         assert response.status in (200, 400), body
         assert isinstance(response.body, bytes)
         assert "root" in json.loads(response.body)
+
+
+def test_a_source_that_is_named_twice_is_searched_once(served: Served) -> None:
+    _, root = served.post({"yql": "select * from image, image where true", "sources": "image,images"})
+    assert root["fields"]["totalCount"] == 6
+    assert served.ids("select * from image, image where true") == [0, 1, 2, 3, 4]
+
+
+def test_sorting_several_document_types_together_is_refused_by_name(served: Served) -> None:
+    for query in ({"yql": "select * from images where true order by width"}, {"query": "a", "sorting": "-label"}):
+        status, root = served.post(query)
+        assert status == 400
+        assert "several document types" in root["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("name", ["ranking.rerankCount", "ranking.globalPhase.rerankCount"])
+def test_a_negative_rerank_count_is_refused(served: Served, name: str) -> None:
+    status, root = served.post({"yql": "select * from image where true", name: -1})
+    assert (status, root["errors"][0]["code"]) == (400, 3)

@@ -12,6 +12,8 @@ from query_support import VECTOR, Served, make_schema
 
 from clipsearch.engine.index.linguistics import terms
 from clipsearch.engine.package.model import Input, Phase, RankProfile
+from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.matching import Matcher
 from clipsearch.engine.tensors import Tensor, parse_type
 
 WORDS = ["river", "bridge", "bridges", "airport", "a", "green", "running", "storage", "tanks", "church"]
@@ -246,12 +248,27 @@ def test_terms_inside_an_and_that_does_not_match_give_no_rank_features(served: S
         ("label matches '(a+)+$'", "repetitions"),
         ("label matches '((a|b)*)*'", "repetitions"),
         ("label matches '('", "regular expression"),
+        ("label matches 'a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?b'", "too many repetitions"),
+        ("label matches '.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*x'", "too many repetitions"),
     ],
 )
 def test_what_would_be_answered_differently_is_refused_by_name(served: Served, where: str, name: str) -> None:
     status, root = served.post({"yql": f"select * from image where {where}"})
     assert status == 400
     assert name in root["errors"][0]["message"]
+
+
+def test_a_number_without_a_value_is_not_a_number_to_ranking() -> None:
+    repaired = Phase("if(isNan(attribute(width)) == 1, 5, attribute(width)) + attribute(flag)")
+    held = RankProfile("held", {}, first_phase=Phase("attribute(width)"), match_features=("attribute(width)",))
+    served = Served(make_schema(profiles=[held, RankProfile("filled", {}, first_phase=repaired)]))
+    served.put(0, {"label": "a"})
+    served.put(1, {"label": "a", "width": -3})
+    everything = {"yql": "select * from image where true"}
+    assert [hit["relevance"] for hit in served.post(everything | {"ranking": "filled"})[1]["children"]] == [5.0, -3.0]
+    hits = served.post(everything | {"ranking": "held"})[1]["children"]
+    assert [hit["relevance"] for hit in hits] == [-3.0, "-Infinity"]
+    assert [hit["fields"]["matchfeatures"] for hit in hits] == [{"attribute(width)": -3.0}, {"attribute(width)": None}]
 
 
 def test_near_words_rank_as_terms_of_their_own(served: Served) -> None:
@@ -323,7 +340,27 @@ def test_order_by_sorts_by_attributes_and_ties_by_document_order(served: Served)
     assert "Sorting is not supported with global phase" in root["errors"][0]["message"]
 
 
+def test_a_number_without_a_value_sorts_below_every_value() -> None:
+    served = Served(make_schema())
+    for lid, fields in enumerate([{"width": 5}, {}, {"width": -5, "score": -1e300}, {"score": 2.0}]):
+        served.put(lid, fields)
+    everything = "select * from image where true order by "
+    assert served.ids(everything + "width") == [1, 3, 2, 0]
+    assert served.ids(everything + "width desc") == [0, 2, 1, 3]
+    assert served.ids(everything + "score asc") == [0, 1, 2, 3]
+    assert served.ids(everything + "score desc") == [3, 2, 0, 1]
+    assert served.ids(everything + "flag desc") == [0, 1, 2, 3]
+
+
 def test_pages_follow_each_other_without_gaps(served: Served) -> None:
     yql = "select * from image where userInput('river bridge')"
     pages = [served.ids(yql, hits=7, offset=start) for start in range(0, 28, 7)]
     assert [lid for page in pages for lid in page] == served.ids(yql)[:28]
+
+
+def test_words_of_a_text_field_keep_no_mask_of_all_rows(served: Served) -> None:
+    schema = make_schema()
+    assert served.application is not None
+    matcher = Matcher(schema, served.application.indexes["image"].snapshot(), {})
+    matcher.run(q.And([q.Word("captions", "river"), q.Word("label", "church")]))
+    assert [term.mask is None for term in matcher.terms] == [True, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,16 @@ def test_limit_counts_from_the_first_hit_and_comments_are_skipped() -> None:
     assert [(sort.field, sort.descending) for sort in statement.order] == [("width", True), ("label", False)]
     (grouping,) = statement.groupings
     assert (grouping.field, grouping.order, grouping.maximum, grouping.output) == ("label", "-count", 3, "n")
+
+
+def test_long_statements_do_not_fill_the_memory() -> None:
+    words = " or ".join(f"label contains 'w{number}'" for number in range(300))
+    parse_yql(f"select * from image where label contains 'first' or {words}", Context())
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            parse_yql(f"select * from image where label contains 'n{number}' or {words}", Context())
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 3_000_000

@@ -17,6 +17,7 @@ from clipsearch.engine.http.messages import Request
 from clipsearch.errors import DocumentError
 
 ONE = "/space/music/docid/one"
+TOO_FAR = base64.urlsafe_b64encode(b'["music",99999999999999999999]').decode()
 FIELDS: dict[str, Any] = {
     "artist": "Tom Waits",
     "year": 1985,
@@ -351,6 +352,7 @@ def test_update_where_and_delete_where_touch_what_the_selection_picks(state: Sta
         ("GET", "/", {"cluster": "content", "bucketSpace": "x"}, "Bucket space 'x'"),
         ("GET", "/", {"cluster": "content", "wantedDocumentCount": "0"}, "must be positive"),
         ("GET", "/", {"cluster": "content", "continuation": "x"}, "not a continuation"),
+        ("GET", "/", {"cluster": "content", "continuation": TOO_FAR}, "not a continuation"),
         ("GET", "/", {"cluster": "content", "slices": "2", "sliceId": "2"}, "sliceId"),
         ("GET", "/", {"cluster": "content", "includeRemoves": "true"}, "not supported by the local engine"),
         ("GET", "/a/house/docid/", {}, "Document type house does not exist"),

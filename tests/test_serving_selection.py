@@ -48,6 +48,9 @@ def selects(text: str) -> bool:
         "music.year < now()",
         "1 < 2",
         r'music.artist != "a \"quoted\" name"',
+        "'dogs' == music.tags",
+        "music.tags == music.tags",
+        "(" * 300 + "true" + ")" * 300,
     ],
 )
 def test_a_fitting_document_is_selected(text: str) -> None:
@@ -64,6 +67,8 @@ def test_a_fitting_document_is_selected(text: str) -> None:
         "music.artist == null",
         "music.artist < 3",
         "id.user == 8",
+        "2000 < music.tags",
+        "music.year < music.tags",
     ],
 )
 def test_another_document_is_not_selected(text: str) -> None:
@@ -88,6 +93,7 @@ def test_a_comparison_with_a_field_that_has_no_value_is_neither_true_nor_false()
         ("music.cover == 2", "cover"),
         ("id.bucket == 2", "id.bucket"),
         ("music.artist =~ '('", None),
+        ("not " * 2000 + "true", "nested too deeply"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(text: str, named: str | None) -> None:

@@ -59,6 +59,43 @@ def test_documents_get_local_ids_in_feed_order_and_keep_them(tmp_path: Path) -> 
         assert sink.seen == [(n, {"year": n}) for n in range(5)] + [(2, {"year": 20}), (3, None)]
 
 
+def test_a_local_id_is_not_given_again_while_a_search_may_still_read_by_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        sink = state.store.sink = Recorder()
+        state.store.submit(put(1)).result(10)
+        state.store.submit(Remove(parse_id("id:space:music::1"))).result(10)
+        state.store.exclusive(lambda: state.store.save_package(music()))
+        state.store.submit(put(2)).result(10)
+        assert [lid for lid, _ in sink.seen] == [0, 0, 1]
+
+
+def test_an_operation_read_before_a_redeploy_never_writes_a_value_of_the_old_type(tmp_path: Path) -> None:
+    changed = music(year=STRING)
+    with opened(tmp_path) as state:
+        go_on = threading.Event()
+
+        def redeploy() -> None:
+            go_on.wait(10)
+            state.store.save_package(changed)
+
+        deployer = threading.Thread(target=state.store.exclusive, args=(redeploy,))
+        deployer.start()
+        answers: list[int] = []
+        body = {"fields": {"year": 1985}}
+        feeder = threading.Thread(target=lambda: answers.append(state.ask("POST", "/space/music/docid/1", body)[0]))
+        feeder.start()
+        while state.store._queue.empty() and feeder.is_alive():
+            feeder.join(0.001)
+        go_on.set()
+        deployer.join()
+        feeder.join()
+        state.package = changed
+        assert answers == [503]
+        assert state.ask("GET", "/space/music/docid/1")[0] == 404
+        assert state.ask("POST", "/space/music/docid/1", body)[0] == 200
+        assert state.ask("GET", "/space/music/docid/1")[1]["fields"] == {"year": "1985"}
+
+
 def test_what_is_acknowledged_is_shown_to_the_sink_before(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         sink = state.store.sink = Recorder()

@@ -119,7 +119,7 @@ class Deployments:
         raise _HttpError(404, "NOT_FOUND", f"Nothing at {path}")
 
     def _routes(self) -> tuple[tuple[str, tuple[str, ...], Callable[..., Response]], ...]:
-        tenant, session = "/application/v2/tenant/default", r"/application/v2/tenant/default/session/(\d+)"
+        tenant, session = "/application/v2/tenant/default", r"/application/v2/tenant/default/session/(\d{1,18})"
         return (
             ("/application/v2/tenant", ("GET",), lambda r: json_response(200, {"tenants": ["default"]})),
             (tenant, ("GET",), lambda r: json_response(200, {"message": "Tenant 'default' exists."})),
@@ -132,7 +132,7 @@ class Deployments:
             (APPLICATION, ("GET",), self._describe),
             (INSTANCE, ("GET",), self._describe),
             (f"{INSTANCE}/serviceconverge", ("GET",), self._converge),
-            (rf"{INSTANCE}/serviceconverge/([^/]+):(\d+)", ("GET",), self._converge_one),
+            (rf"{INSTANCE}/serviceconverge/([^/]+):(\d{{1,5}})", ("GET",), self._converge_one),
             (rf"(?:{INSTANCE}|{APPLICATION})/content(?:/(.*))?", ("GET",), self._content),
         )
 

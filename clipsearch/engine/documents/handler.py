@@ -26,7 +26,7 @@ from clipsearch.engine.documents.updates import parse_update
 from clipsearch.engine.documents.values import parse_fields
 from clipsearch.engine.documents.visits import Visits
 from clipsearch.engine.http.messages import Request, Response
-from clipsearch.engine.package.model import ApplicationPackage
+from clipsearch.engine.package.model import ApplicationPackage, Schema
 from clipsearch.errors import DocumentError, EngineError, StoreError
 
 _METHODS = ("GET", "POST", "PUT", "DELETE")
@@ -68,35 +68,37 @@ class DocumentHandler:
             if path.user is None:
                 return None
             doc = path.id
-            operation = self._operation(request, path, doc)
+            operation, schema = self._operation(request, path, doc)
             if operation is None:  # a dry run
                 answer.set_result(_success(path, doc))
             else:
-                done = self._state.store.submit(operation, len(request.body))
+                done = self._state.store.submit(operation, len(request.body), schema)
                 done.add_done_callback(lambda future: _finish(answer, request, path, doc, future))
         except EngineError as error:
             answer.set_result(error_response(request.path, error))
         return answer
 
-    def _operation(self, request: Request, path: DocumentPath, doc: DocumentId) -> Operation | None:
+    def _operation(
+        self, request: Request, path: DocumentPath, doc: DocumentId
+    ) -> tuple[Operation | None, Schema | None]:
+        """What to do, and the schema that it was read by; (None, None) for a dry run."""
         parameters = Parameters(request)
         parameters.check_timeout()
         parameters.text("route")
         if parameters.flag("dryRun"):
-            return None
+            return None, None
         package = deployed(self._state.package)
         if request.method == "DELETE":
             condition = _condition(parameters.text("condition"), package)
-            schema_of(package, path)
-            return Remove(doc, condition)
+            return Remove(doc, condition), schema_of(package, path)
         schema = schema_of(package, path)
         body = parse_body(request.body, str(doc), "put" if request.method == "POST" else "update")
         condition = _condition(parameters.text("condition") or body.get("condition"), package)
         create = parameters.flag("create")
         create = bool(body.get("create", False)) if create is None else create
         if request.method == "POST":
-            return Put(doc, parse_fields(schema, body["fields"], str(doc)), condition, create)
-        return Modify(doc, parse_update(schema, body["fields"], str(doc)), condition, create)
+            return Put(doc, parse_fields(schema, body["fields"], str(doc)), condition, create), schema
+        return Modify(doc, parse_update(schema, body["fields"], str(doc)), condition, create), schema
 
     def _read(self, request: Request) -> Response:
         path = parse_path(request.path)

@@ -16,10 +16,10 @@ import orjson
 from clipsearch.engine.documents.ids import DocumentId, make_id
 from clipsearch.engine.http.messages import Request
 from clipsearch.engine.package.model import ApplicationPackage, Schema
+from clipsearch.engine.tensors.encode import FORMS
 from clipsearch.errors import DocumentError
 
 ROOT = "/document/v1"
-TENSOR_FORMATS = ("short", "long", "short-value", "long-value", "hex", "hex-value")
 BUCKET_SPACES = ("default", "global")
 _PATHS = """/document/v1/
 /document/v1/{namespace}/{documentType}/docid/
@@ -162,8 +162,8 @@ class Parameters:
     def tensors(self) -> str:
         """The tensor form, ``format.tensors``."""
         value = self.text("format.tensors") or "short"
-        if value not in TENSOR_FORMATS:
-            raise DocumentError(f"Unknown tensor format '{value}', expected one of {', '.join(TENSOR_FORMATS)}")
+        if value not in FORMS:
+            raise DocumentError(f"Unknown tensor format '{value}', expected one of {', '.join(FORMS)}")
         return value
 
 

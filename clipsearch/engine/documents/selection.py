@@ -22,7 +22,8 @@ from lark.exceptions import LarkError, UnexpectedInput
 
 from clipsearch.engine.documents.ids import DocumentId
 from clipsearch.engine.package.model import Schema
-from clipsearch.errors import DocumentError
+from clipsearch.engine.patterns import compile_pattern
+from clipsearch.errors import DocumentError, ExpressionError
 
 Verdict = bool | None
 Test = Callable[[DocumentId, Mapping[str, Any]], Verdict]
@@ -43,6 +44,7 @@ _ID_PARTS: dict[str, Callable[[DocumentId], Any]] = {
     "user": lambda doc: doc.number,
     "group": lambda doc: doc.group,
 }
+MAX_DEPTH = 100  # of nested expressions
 _REFUSED = "is not supported by the local engine's document selection"
 
 
@@ -84,14 +86,16 @@ def _near(text: str, error: UnexpectedInput) -> str:
     return f"'{rest[0]}'" if rest else "ending here"
 
 
-def _compile(node: Any, schemas: Mapping[str, Schema]) -> Test:
+def _compile(node: Any, schemas: Mapping[str, Schema], depth: int = 0) -> Test:
+    if depth > MAX_DEPTH:
+        raise DocumentError("The document selection is nested too deeply")
     match node:
         case Tree(data="disjunction", children=parts):
-            return _any([_compile(part, schemas) for part in parts if not isinstance(part, Token)])
+            return _any([_compile(part, schemas, depth + 1) for part in parts if not isinstance(part, Token)])
         case Tree(data="conjunction", children=parts):
-            return _all([_compile(part, schemas) for part in parts if not isinstance(part, Token)])
+            return _all([_compile(part, schemas, depth + 1) for part in parts if not isinstance(part, Token)])
         case Tree(data="negate", children=[_, inner]):
-            return _not(_compile(inner, schemas))
+            return _not(_compile(inner, schemas, depth + 1))
         case Tree(data="comparison", children=[left, op, right]):
             return _comparison(_value(left, schemas), str(op), _value(right, schemas))
         case Tree(data="always"):
@@ -189,12 +193,15 @@ def _comparison(left: Value, op: str, right: Value) -> Test:
         first, second = left(doc, fields), right(doc, fields)
         if first is _OTHER_TYPE or second is _OTHER_TYPE:
             return None
-        if isinstance(first, (list, dict)):
-            verdicts = [_compare(item, op, second) for item in first]
-            return True if True in verdicts else None if None in verdicts else False
-        return _compare(first, op, second)
+        verdicts = [_compare(one, op, other) for one in _each(first) for other in _each(second)]
+        return True if True in verdicts else None if None in verdicts else False
 
     return test
+
+
+def _each(value: Any) -> list[Any]:
+    """The elements of an array or the keys of a weighted set; anything else alone."""
+    return list(value) if isinstance(value, (list, dict)) else [value]
 
 
 def _compare(first: Any, op: str, second: Any) -> Verdict:
@@ -214,7 +221,7 @@ def _pattern(first: Any, op: str, second: Any) -> Verdict:
         return first == second if op == "=" else None
     if op == "=~":
         try:
-            return re.search(second, first) is not None
-        except re.error as error:
-            raise DocumentError(f"'{second}' in a document selection is not a regular expression: {error}") from error
+            return compile_pattern(second).search(first)
+        except ExpressionError as error:
+            raise DocumentError(f"document selection: {error}") from error
     return fnmatch.fnmatchcase(first, second.replace("[", "[[]"))

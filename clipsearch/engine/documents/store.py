@@ -24,7 +24,7 @@ from clipsearch.engine.documents.lock import FolderLock
 from clipsearch.engine.documents.operations import Operation, Remove
 from clipsearch.engine.documents.tables import Row, SchemaTables
 from clipsearch.engine.index.documents import FieldValue, StoredDocument
-from clipsearch.engine.package.model import ApplicationPackage
+from clipsearch.engine.package.model import ApplicationPackage, Schema
 from clipsearch.errors import DocumentError, EngineError, StoreError
 
 FILE = "documents.sqlite3"
@@ -50,12 +50,14 @@ class Sink(Protocol):
 class _Waiting:
     """Something for the writer: an operation, or a function that runs alone between two batches.
 
+    ``schema``: what the operation was read by; a redeploy may come between reading and applying it.
     ``change``: the lid that was written and its new fields (None: removed); ``error``: why it failed.
     """
 
     operation: Operation | None
     function: Callable[[], Any] | None = None
     size: int = 0
+    schema: Schema | None = None
     future: Future[Any] = field(default_factory=Future)
     change: tuple[int, Mapping[str, FieldValue] | None] | None = None
     error: EngineError | None = None
@@ -93,16 +95,17 @@ class DocumentStore:
 
     # ---- writing
 
-    def submit(self, operation: Operation, size: int = 0) -> Future[None]:
-        """Queues ``operation``; the future is done once it is durable and searchable.
+    def submit(self, operation: Operation, size: int = 0, schema: Schema | None = None) -> Future[None]:
+        """Queues ``operation``, whose values are of ``schema``; the future is done once it is durable and searchable.
 
-        It fails with ``DocumentError`` (400 no such type, 412 condition, 507 disk full) or ``StoreError``. Raises
-        ``DocumentError`` (429) at once when too many operations wait, or too many bytes; ``size`` is the request's.
+        It fails with ``DocumentError`` (400 no such type, 412 condition, 503 fields have other types since a redeploy,
+        507 disk full) or ``StoreError``. Raises ``DocumentError`` (429) at once when too many operations wait, or too
+        many bytes; ``size`` is the request's.
         """
         waiting = self._queue.qsize()
         if waiting >= MAX_WAITING or self._waiting_bytes + size > max(size, MAX_WAITING_BYTES):
             raise DocumentError(f"Rejecting execution due to overload: {waiting} requests already enqueued", status=429)
-        item = _Waiting(operation, size=size)
+        item = _Waiting(operation, size=size, schema=schema)
         self._enqueue(item)
         return item.future
 
@@ -128,7 +131,6 @@ class DocumentStore:
         with self._transaction():
             self.catalog.save(package)
         self.catalog.use(package)
-        self._next_lid.clear()
 
     # ---- reading, from any thread
 
@@ -192,14 +194,16 @@ class DocumentStore:
             item = following
 
     def _apply_batch(self, batch: list[_Waiting]) -> None:
+        next_lid = dict(self._next_lid)
         try:
             with self._transaction():
                 for item in batch:
                     self._apply(item)
         except (sqlite3.Error, OSError) as error:
+            self._next_lid = next_lid
             self._fail(batch, _disk_error(error, self.path))
         except Exception as error:  # a bug met by one operation: it alone is told, and the writer lives on
-            self._next_lid.clear()
+            self._next_lid = next_lid
             if len(batch) > 1:
                 for item in batch:
                     self._apply_batch([item])
@@ -218,7 +222,6 @@ class DocumentStore:
 
     def _fail(self, batch: list[_Waiting], error: EngineError) -> None:
         """Nothing of ``batch`` was kept."""
-        self._next_lid.clear()
         for item in batch:
             item.change, item.error = None, error
 
@@ -230,6 +233,8 @@ class DocumentStore:
             return
         try:
             tables = self._tables(operation.id.type)
+            if item.schema is not None and not tables.accepts(item.schema):
+                raise DocumentError("the application was redeployed meanwhile: send the operation again", status=503)
             if isinstance(operation, Remove):
                 lid = operation.check(self._db, tables)
                 if lid is not None:
@@ -247,6 +252,7 @@ class DocumentStore:
             item.change = (lid, fields)
 
     def _new_lid(self, tables: SchemaTables) -> int:
+        """A lid that no document had since the start, so that a search under way never reads another's fields."""
         name = tables.schema.name
         lid = self._next_lid[name] if name in self._next_lid else tables.next_lid(self._db)
         self._next_lid[name] = lid + 1

@@ -50,6 +50,12 @@ class SchemaTables:
         self._types = {name: field.type for name, field in schema.fields.items() if field.in_document}
         self._blobs = {name: f"blob_{columns[name]}" for name, kind in self._types.items() if kind.kind in BIG}
 
+    def accepts(self, other: Schema) -> bool:
+        """Whether values that were read by ``other`` are of this schema's types where both have a field."""
+        if other is self.schema:
+            return True
+        return all(name not in other.fields or other.fields[name].type == kind for name, kind in self._types.items())
+
     def create(self, db: sqlite3.Connection) -> None:
         """Creates what is missing."""
         db.execute(

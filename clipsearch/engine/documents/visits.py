@@ -150,7 +150,9 @@ class Visits:
         """Applies ``operation`` to every visited document; one changed meanwhile is left alone, not counted."""
         rows, count = self._rows(ids_only=True), 0
         while window := list(islice(rows, _WINDOW)):
-            waiting: list[Future[None]] = [self._store.submit(operation(row)) for row in window]
+            waiting: list[Future[None]] = [
+                self._store.submit(operation(row), schema=self._package.schemas[row.id.type]) for row in window
+            ]
             for done in waiting:
                 try:
                     done.result()
@@ -219,9 +221,11 @@ class Visits:
             return "", -1
         try:
             schema, lid = orjson.loads(base64.urlsafe_b64decode(token))
-            return str(schema), int(lid)
-        except (binascii.Error, ValueError, TypeError) as error:
-            raise DocumentError(f"'{token}' is not a continuation of this engine") from error
+        except (binascii.Error, ValueError, TypeError):
+            schema, lid = "", None
+        if not isinstance(schema, str) or not isinstance(lid, int) or not 0 <= lid < _ALL:
+            raise DocumentError(f"'{token}' is not a continuation of this engine")
+        return schema, lid
 
     def _token(self, row: Row) -> str:
         return base64.urlsafe_b64encode(orjson.dumps([row.id.type, row.lid])).decode()

@@ -74,7 +74,7 @@ class App:
             body = decompress(await self._body(headers, receive), headers, self._max_body)
         except BodyError as error:
             return _message(error.status, path, str(error))
-        query = tuple(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        query = tuple(parse_qsl(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True))
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         request = Request(method, path, query, headers, body)
         try:
@@ -139,8 +139,9 @@ class App:
         try:
             while block := await loop.run_in_executor(self._executor, _next_block, chunks):
                 await send({"type": "http.response.body", "body": block, "more_body": True})
-        except Exception:  # too late for a status: end the answer; a client sees truncated JSON, the log says why
+        except Exception:  # too late for a status: the connection breaks, so that nobody takes a part for the whole
             log.exception("a streamed answer failed")
+            raise
 
 
 def _next_block(chunks: Iterator[bytes], size: int = 64 << 10) -> bytes:

@@ -140,16 +140,15 @@ class StringColumn:
         self._rows.extend([row] * len(words))
 
     def copy_rows(self, rows: NDArray[Any], target: StringColumn) -> None:
-        """Gives the empty ``target`` the ascending ``rows`` of this column, renumbered from 0."""
-        for word in self.words:
-            target._code(word)
-        if self.single:
-            target._codes.extend(self._codes.view()[rows])
-            return
-        kept, renumbered = _renumber(self._rows.view(), rows)
-        target._codes.extend(self._codes.view()[kept])
-        target._weights.extend(self._weights.view()[kept])
-        target._rows.extend(renumbered)
+        """Gives the empty ``target`` the ascending ``rows`` of this column, renumbered from 0, and their words only."""
+        kept, renumbered = (rows, rows) if self.single else _renumber(self._rows.view(), rows)
+        used, codes = np.unique(self._codes.view()[kept], return_inverse=True)
+        for code in used:
+            target._code(self.words[code])
+        target._codes.extend(codes)
+        if not self.single:
+            target._weights.extend(self._weights.view()[kept])
+            target._rows.extend(renumbered)
 
     def flat(self, size: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Row and code of each string of the first ``size`` rows; rows ascend."""

@@ -119,20 +119,24 @@ class TextIndex:
         return postings.rows, postings.frequencies, int(self._live_counts.view()[number])
 
     def copy_rows(self, rows: NDArray[Any], target: TextIndex) -> None:
-        """Gives the empty ``target`` the ascending live ``rows`` of this index, renumbered from 0."""
+        """Gives the empty ``target`` the ascending live ``rows`` of this index, renumbered from 0, and their terms."""
+        words, held = list(self._numbers), np.flatnonzero(self._live_counts.view())
+        numbers = np.full(len(words) + 1, ELEMENT_GAP, np.int32)  # the last is what a gap, -1, becomes
+        numbers[held] = np.arange(len(held))
+        target._numbers = {words[number]: place for place, number in enumerate(held)}
         renumbered = np.full(len(self.lengths.view()), -1, np.int32)
         renumbered[rows] = np.arange(len(rows))
-        target._numbers = dict(self._numbers)
-        for postings in self._postings:
+        for number in held:
+            postings = self._postings[number]
             postings.seal()
             moved = renumbered[postings.rows]
             copy = _Postings()
             copy.rows, copy.frequencies = moved[moved >= 0], postings.frequencies[moved >= 0]
             target._postings.append(copy)
-        target._live_counts.extend(self._live_counts.view())
+        target._live_counts.extend(self._live_counts.view()[held])
         tokens, owner = self.token_rows(rows)
         ends = np.flatnonzero(np.diff(owner, append=len(rows)))  # the gap that token_rows puts after each row
-        target._tokens.extend(np.delete(tokens, ends))
+        target._tokens.extend(numbers[np.delete(tokens, ends)])
         target._offsets.extend(ends - np.arange(len(ends)))
         target.lengths.extend(self.lengths.view()[rows])
         target.total_length = self.total_length

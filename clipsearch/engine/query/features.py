@@ -125,7 +125,7 @@ class Batch:
             raise QueryError(f"the rank feature 'attribute({name})' is not supported: it is not a number or tensor")
         values = column.values(snapshot.size)[self.rows].astype(np.float64)
         missing: NDArray[Any] = column.missing(snapshot.size)[self.rows]
-        return np.where(missing, 0.0, values)
+        return np.where(missing, np.nan, values)
 
     def _input(self, name: str) -> BatchValue:
         tensor: Tensor | None = self.query.matcher.inputs.get(name)
@@ -144,8 +144,8 @@ class Batch:
         found = np.zeros(len(self.rows))
         for term in self.query.matcher.terms:
             if field in term.fields:
-                mask = term.mask if field not in term.postings else None
-                if mask is None:
+                mask = term.mask
+                if mask is None or field in term.postings:
                     mask = np.zeros(self.query.matcher.size, np.bool_)
                     mask[term.postings[field][0]] = True
                 found += mask[self.rows] if term.scope is None else (mask & term.scope)[self.rows]

@@ -142,7 +142,10 @@ class _Search:
         statement = self._statement()
         page = self._page(statement)
         schemas = self._schemas(statement)
-        found = [self._search(schema, statement, page) for schema in schemas]
+        order = statement.order or _sorting(text(self.values.get("ranking.sorting", "")))
+        if order and len(schemas) > 1:
+            raise QueryError("sorting hits of several document types is not supported by the local engine", code=3)
+        found = [self._search(schema, statement, page, order) for schema in schemas]
         searched = time.perf_counter()
         root = self._render(found, statement, page)
         result: Json = {"root": root}
@@ -208,7 +211,7 @@ class _Search:
 
     def _schemas(self, statement: Statement) -> list[Schema]:
         schemas, cluster = self.package.schemas, self.package.content_cluster
-        asked = list(statement.sources) + _listed(self.values.get("model.sources"))
+        asked = list(dict.fromkeys([*statement.sources, *_listed(self.values.get("model.sources"))]))
         for name in asked:
             if name not in schemas and name != cluster:
                 valid = ", ".join([cluster, *schemas])
@@ -254,7 +257,7 @@ class _Search:
                     raise QueryError(message, code=3) from error
         return found
 
-    def _search(self, schema: Schema, statement: Statement, page: _Page) -> _Found:
+    def _search(self, schema: Schema, statement: Statement, page: _Page, order: tuple[Sort, ...]) -> _Found:
         program = self._program(schema)
         snapshot = self.application.indexes[schema.name].snapshot()
         matcher = Matcher(schema, snapshot, self._inputs(program.profile))
@@ -263,7 +266,6 @@ class _Search:
         rows = matcher.run(statement.root)
         features = QueryFeatures(matcher, {**program.profile.properties, **self._properties()})
         wanted = page.offset + page.hits
-        order = statement.order or _sorting(text(self.values.get("ranking.sorting", "")))
         if order:
             ranked = sort(features, program, rows, wanted, order)
         elif page.hits == 0 and program.profile.global_phase is None and not _drops(program.profile):
@@ -285,7 +287,10 @@ class _Search:
 
     def _rerank_counts(self) -> dict[str, int]:
         names = {"second": "ranking.rerankCount", "global": "ranking.globalPhase.rerankCount"}
-        return {key: integer(self.values, name, 0) for key, name in names.items() if name in self.values}
+        counts = {key: integer(self.values, name, 0) for key, name in names.items() if name in self.values}
+        if any(count < 0 for count in counts.values()):
+            raise QueryError("a rerank count must not be negative", code=3)
+        return counts
 
     def _render(self, found: Sequence[_Found], statement: Statement, page: _Page) -> Json:
         documents = sum(part.matcher.snapshot.documents for part in found)
@@ -350,7 +355,8 @@ class _Search:
         cluster = self.package.content_cluster
         for place, (document, score) in enumerate(zip(documents, scores, strict=True)):
             if document is None:  # removed since the search: Vespa gives such a hit without its fields
-                hits.append({"id": f"index:{cluster}/0/{lids[place]}", "relevance": float(score), "source": cluster})
+                shown_id = f"index:{cluster}/0/{lids[place]}"
+                hits.append({"id": shown_id, "relevance": rendering.number(score), "source": cluster})
                 continue
             hit = rendering.hit(document, part.schema, cluster, fields, float(score), page.form)
             shown = {name: rendering.features(values, place, page.form) for name, values in blocks.items()}

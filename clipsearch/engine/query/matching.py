@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clipsearch.engine.index.columns import ManyNumbersColumn, NumberColumn, StringColumn
 from clipsearch.engine.index.index import Snapshot, is_text
 from clipsearch.engine.package.model import Field, Schema
+from clipsearch.engine.patterns import compile_pattern
 from clipsearch.engine.query import tree as q
 from clipsearch.engine.query.lookup import TextLookup, fold_number_test
 from clipsearch.engine.query.neighbors import Neighbors, find_neighbors
@@ -25,7 +26,6 @@ from clipsearch.engine.tensors.value import Tensor
 from clipsearch.errors import QueryError
 
 Mask = NDArray[np.bool_]
-_NOT_RE2 = re.compile(r"\)[*+{]|\(\?[=!<]|\\[1-9]")
 _NAMES = {q.Equiv: "equiv", q.SameElement: "sameElement", q.Labeled: "labeled"}
 
 
@@ -34,13 +34,14 @@ class TermMatch:
     """One term that was looked up.
 
     ``postings``: index field to (rows, frequencies) of live rows; ``count``: document frequency summed over the
-    term's fields; ``scope``: rows where the term takes part in the match, None: wherever it occurs.
+    term's fields; ``mask``: rows where any field has it, None when postings say that; ``scope``: rows where the term
+    takes part in the match, None: wherever it occurs.
     """
 
     node: q.Term
     postings: dict[str, tuple[NDArray[Any], NDArray[Any]]]
     count: int
-    mask: Mask
+    mask: Mask | None
     fields: tuple[str, ...]
     scope: Mask | None = None
 
@@ -152,7 +153,9 @@ class Matcher:
                 matched = self._attribute(node, field)
                 count += int(np.count_nonzero(matched & self.snapshot.live))
                 mask |= matched
-        self.terms.append(TermMatch(node, postings, count, mask, tuple(field.name for field in fields)))
+        names = tuple(field.name for field in fields)
+        kept = mask if len(postings) < len(fields) else None  # thousands of words would keep thousands of masks
+        self.terms.append(TermMatch(node, postings, count, kept, names))
         return mask
 
     def _check_in(self, node: q.Term, fields: list[Field]) -> None:
@@ -226,7 +229,7 @@ def _has_neighbors(node: q.Node) -> bool:
 def _codes(node: q.Term, column: StringColumn) -> list[int]:
     """The dictionary codes that ``node`` accepts in a string attribute."""
     if isinstance(node, q.Regex):
-        return column.codes_where(_regex(node.pattern, column.cased))
+        return column.codes_where(compile_pattern(node.pattern, not column.cased).search)
     if isinstance(node, (q.In, q.WeightedTokens)):
         values = node.values if isinstance(node, q.In) else list(node.tokens)
         return [code for value in values for code in column.codes(str(value))]
@@ -245,18 +248,3 @@ def _codes(node: q.Term, column: StringColumn) -> list[int]:
             return column.codes_where(lambda held: key in held)
         return column.codes_where(lambda held: held.startswith(key) if node.prefix else held.endswith(key))
     return column.codes(word)
-
-
-def _regex(pattern: str, cased: bool) -> Any:
-    if _NOT_RE2.search(pattern):
-        # Vespa's RE2 takes linear time for any pattern; Python's engine would not for these
-        raise QueryError(
-            f"'{pattern}': repetitions of a group, look-around and back references in matches "
-            "are not supported by the local engine",
-            code=3,
-        )
-    try:
-        compiled = re.compile(pattern, 0 if cased else re.IGNORECASE)
-    except re.error as error:
-        raise QueryError(f"'{pattern}' is not a regular expression: {error}", code=3) from error
-    return lambda text: compiled.search(text) is not None

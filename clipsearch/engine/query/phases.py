@@ -139,7 +139,7 @@ def sort(features: QueryFeatures, program: RankProgram, rows: RowNumbers, wanted
     keys: list[NDArray[Any]] = [snapshot.lids[rows]]
     for item in reversed(order):
         key, missing = _sort_key(item, snapshot, rows, scores)
-        keys += [-key if item.descending else key, missing]
+        keys += [-key, missing] if item.descending else [key, ~missing]  # no value is below every value
     best = np.lexsort(keys)[:wanted]
     return Ranked(rows[best], scores[best], scores[best], len(rows))
 

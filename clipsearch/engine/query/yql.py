@@ -27,7 +27,7 @@ _GRAMMAR = Lark(
 _SKIP = re.compile(
     r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?P<comment>//[^\n]*|\#[^\n]*|/\*.*?\*/)|(?P<pipe>\|)""", re.DOTALL
 )
-CACHED_LENGTH = 10_000  # longer statements are lists of values, not constant text, and would fill the cache
+CACHED_LENGTH = 2_000  # about 100 KiB as a tree; longer statements are lists of values, not constant text
 _PREFIX = "Could not create query from YQL: "
 
 
@@ -54,7 +54,7 @@ class Statement:
     groupings: tuple[Grouping, ...]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _parse(text: str) -> tuple[Tree[Any], str]:
     """The statement's parse tree without comments, and the text of its groupings."""
     kept: list[str] = []

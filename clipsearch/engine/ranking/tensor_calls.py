@@ -97,6 +97,8 @@ def _subspaces(compiler: Compiler, name: str, operand: Compiled, function: Lambd
     parameter = function.parameters[0]
     body = Compiler(None, {parameter: inner_type}, compiler.dialect).compile(function.body)
     mapping = name == "map_subspaces"
+    if not mapping and not operand.type.dimensions:
+        raise ExpressionError("filter_subspaces() and top() need a tensor, but got a number")
     result = types.map_subspaces_type(operand.type, body.type) if mapping else operand.type
     if not mapping and body.type.mapped:
         raise ExpressionError(f"filter_subspaces(): '{function}' makes a tensor with mapped dimensions")
