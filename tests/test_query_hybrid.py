@@ -97,3 +97,28 @@ def test_the_linear_blend_follows_alpha(served: Served) -> None:
 def test_hybrid_without_a_vector_is_the_lexical_order(served: Served) -> None:
     lexical = [hit["id"] for hit in listed(served, LEXICAL, "lexical", "river boat", 0, 20)]
     assert [hit["id"] for hit in listed(served, LEXICAL, "hybrid", "river boat", 0, 20)] == lexical
+
+
+def test_the_hundred_best_of_each_list_are_fused_when_more_match_than_are_reranked() -> None:
+    """3,000 candidates for 2,000 places, the best by words the farthest by vector: one score alone loses a list."""
+    count, random = 3000, np.random.default_rng(5)
+    package = load_package(read_folder(APP))
+    profile = package.schemas["image"].rank_profiles["hybrid"]
+    assert profile.global_phase is not None
+    assert profile.global_phase.rerank_count < count
+    engine = Served(package.schemas["image"])
+    target, aside = np.array(unit(3)), random.normal(size=512)
+    for lid in range(count):
+        cells = (1 - lid / count) * target + (lid / count) * aside / np.linalg.norm(aside)
+        caption = " ".join(["river"] + ["boat"] * (20 - 20 * lid // count))  # later ones are shorter: a higher BM25
+        cells = truncate_bfloat16(cells / np.linalg.norm(cells))
+        engine.put(lid, {"captions": [caption], "embedding": Tensor(TYPE, cells)})
+    lexical = [hit["id"] for hit in listed(engine, LEXICAL, "lexical", "river", 3, 100)]
+    vector = [hit["id"] for hit in listed(engine, VECTOR, "vector", "river", 3, 100)]
+    assert not set(lexical) & set(vector)
+    got = {hit["id"]: hit["relevance"] for hit in listed(engine, HYBRID, "hybrid", "river", 3, 400)}
+    assert {*lexical, *vector} <= set(got)
+    for rank, key in enumerate(lexical):  # ties of BM25 rank after each other, so a share is at least that of its list
+        assert got[key] >= 1 / (61 + 100 + rank), "its lexical share, behind at most the vector's hundred"
+    for rank, key in enumerate(vector):
+        assert got[key] > 1 / (61 + rank), "its vector share, and a lexical one"
