@@ -9,11 +9,16 @@ from collections.abc import Iterable
 _DETACHED_STOP = re.compile(r"(?:\s+\.)+$")
 # Vespa refuses these code points in text fields (com.yahoo.text.Text.isTextCharacter): control characters
 # other than white space, surrogates, and the non-characters.
-_REFUSED = re.compile(
+_NOT_TEXT = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufdd0-\ufdef"
     + "".join(chr((plane << 16) | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
     + "]"
 )
+
+
+def vespa_text(text: str) -> str:
+    """``text`` with a space for each code point that Vespa refuses in a string field."""
+    return _NOT_TEXT.sub(" ", text)
 
 
 def clean_caption(text: str) -> str:
@@ -22,7 +27,7 @@ def clean_caption(text: str) -> str:
     RSICD writes ``"many planes are parked ."``; the stop is a token of its annotation, not of the sentence.
     A stop that is glued to its word stays, as captions of several sentences need it. May return "".
     """
-    text = _REFUSED.sub(" ", unicodedata.normalize("NFC", text))
+    text = vespa_text(unicodedata.normalize("NFC", text))
     text = " ".join(text.split())
     return "" if text == "." else _DETACHED_STOP.sub("", text)
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -25,6 +23,7 @@ from tqdm import tqdm
 from clipsearch.corpora import Corpus, open_corpus
 from clipsearch.errors import CheckpointError, ImageError, ShardError
 from clipsearch.images import content_hash, load_image, thumbnail
+from clipsearch.lookahead import batched, map_ahead
 from clipsearch.records import Embedded, Record
 from clipsearch.shards import (
     ROWS,
@@ -43,8 +42,6 @@ BATCH = 64
 EXAMPLES = 5  # failures that a summary quotes; the ledger has them all
 
 Pixels = NDArray[np.uint8]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class ImageModel(Protocol):
@@ -162,8 +159,8 @@ def encode(
     ):
         for issue in corpus.issues:
             ledger.write(corpus.name, issue.item, issue.reason)
-        items = _look_ahead(prepare, corpus.records, workers or os.cpu_count() or 1, 2 * batch)
-        for group in _batches(_to_embed(items, current, ledger, corpus.name, bar), batch):
+        items = map_ahead(prepare, corpus.records, workers or os.cpu_count() or 1, 2 * batch)
+        for group in batched(_to_embed(items, current, ledger, corpus.name, bar), batch):
             for row in _embed(model, group):
                 writer.add(row)
             encoded += len(group)
@@ -274,33 +271,6 @@ def _tidy(shards: list[Path], known: dict[str, _Known], current: dict[str, Recor
             wanted = set(kept)
             rows = [row for row in read_shard(path, dim) if row.record.key in wanted]
             write_shard(path, [replace(row, record=current[row.record.key]) for row in rows], dim)
-
-
-def _look_ahead(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
-    """Map in threads, in order, with at most ``ahead`` results waiting."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    group: list[T] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 class _Ledger:

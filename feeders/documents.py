@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import base64
-import re
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clipsearch.captions import vespa_text
 from clipsearch.errors import InputError
 from clipsearch.records import Embedded
-
-# What com.yahoo.text.Text refuses in a string field: controls except tab and line ends, halves of surrogate pairs,
-# and the code points that Unicode sets aside as non-characters.
-_NOT_TEXT = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
-    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0x110000, 0x10000))
-    + "]"
-)
 
 
 def document_fields(row: Embedded) -> dict[str, Any]:
@@ -29,10 +21,10 @@ def document_fields(row: Embedded) -> dict[str, Any]:
     """
     record = row.record
     fields = {
-        "captions": [clean_text(caption) for caption in record.captions],
+        "captions": [vespa_text(caption) for caption in record.captions],
         "split": record.split,
         "corpus": record.corpus,
-        "image_uri": clean_text(record.uri),
+        "image_uri": vespa_text(record.uri),
         "width": int(row.width),
         "height": int(row.height),
         "content_hash": row.content_hash,
@@ -41,13 +33,8 @@ def document_fields(row: Embedded) -> dict[str, Any]:
         "embedding": bfloat16_hex(_checked(row.embedding)),
     }
     if record.label:
-        fields["label"] = clean_text(record.label)
+        fields["label"] = vespa_text(record.label)
     return fields
-
-
-def clean_text(text: str) -> str:
-    """``text`` with every code point that Vespa refuses in a string replaced by a space."""
-    return _NOT_TEXT.sub(" ", text)
 
 
 def bfloat16_hex(vector: npt.NDArray[np.float32]) -> str:

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from clipsearch.captions import vespa_text
 from clipsearch.errors import InputError
 from clipsearch.records import Embedded, Record
-from feeders.documents import bfloat16_hex, clean_text, document_fields
+from feeders.documents import bfloat16_hex, document_fields
 
 
 def row(**changes: Any) -> Embedded:
@@ -54,18 +55,18 @@ def test_known_hex() -> None:
 
 
 @given(st.text())
-def test_clean_text_leaves_what_vespa_allows(text: str) -> None:
-    cleaned = clean_text(text)
+def test_vespa_text_leaves_what_vespa_allows(text: str) -> None:
+    cleaned = vespa_text(text)
     assert len(cleaned) == len(text)
     cleaned.encode("utf-8")
     assert not any(ord(c) < 32 and c not in "\t\n\r" for c in cleaned)
     assert not any((ord(c) & 0xFFFE) == 0xFFFE for c in cleaned)
 
 
-def test_clean_text_keeps_every_script() -> None:
+def test_vespa_text_keeps_every_script() -> None:
     text = "réservoirs 储罐 خزانات 🛰️ tab\tline\n"
-    assert clean_text(text) == text
-    assert clean_text("a\ud800b\U0001ffffc") == "a b c"
+    assert vespa_text(text) == text
+    assert vespa_text("a\ud800b\U0001ffffc") == "a b c"
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +11,7 @@ from tqdm import tqdm
 
 from clipsearch.errors import CorpusError, ImageError
 from clipsearch.images import load_image
+from clipsearch.lookahead import batched, map_ahead
 from clipsearch.records import Issue, Record
 
 if TYPE_CHECKING:
@@ -38,31 +36,23 @@ def embed_split(
     vectors: list[NDArray[np.float32]] = []
     kept: list[Record] = []
     issues: list[Issue] = []
-    bar = tqdm(total=len(records), desc=f"embed {split}", unit="img", leave=False, disable=quiet)
-    with ThreadPoolExecutor(workers) as pool, bar:
 
-        def decode(record: Record) -> NDArray[np.uint8] | Issue:
-            try:
-                return clip.preprocess(load_image(corpus.read(record)))
-            except (ImageError, CorpusError) as error:
-                return Issue(record.uri, str(error))
+    def decode(record: Record) -> NDArray[np.uint8] | Issue:
+        try:
+            return clip.preprocess(load_image(corpus.read(record)))
+        except (ImageError, CorpusError) as error:
+            return Issue(record.uri, str(error))
 
-        for batch in batched(records, batch_size):
-            decoded = list(pool.map(decode, batch))
-            good = [pixels for pixels in decoded if not isinstance(pixels, Issue)]
-            kept += [record for record, d in zip(batch, decoded, strict=True) if not isinstance(d, Issue)]
-            issues += [d for d in decoded if isinstance(d, Issue)]
+    decoded = zip(records, map_ahead(decode, records, workers, batch_size), strict=True)
+    with tqdm(total=len(records), desc=f"embed {split}", unit="img", leave=False, disable=quiet) as bar:
+        for batch in batched(decoded, batch_size):
+            good = [(record, pixels) for record, pixels in batch if not isinstance(pixels, Issue)]
+            kept += [record for record, _ in good]
+            issues += [issue for _, issue in batch if isinstance(issue, Issue)]
             if good:
-                vectors.append(clip.embed_pixels(np.stack(good)))
+                vectors.append(clip.embed_pixels(np.stack([pixels for _, pixels in good])))
             bar.update(len(batch))
     if not kept:
         reason = f" ({issues[0].reason})" if issues else ""
         raise CorpusError(f"{corpus.root} has no image in its {split} split that can be decoded{reason}")
     return EmbeddedSplit(np.concatenate(vectors), kept, issues)
-
-
-def batched(records: Sequence[Record], size: int) -> Iterator[list[Record]]:
-    """Lists of at most ``size`` records, in order."""
-    rest = iter(records)
-    while batch := list(islice(rest, size)):
-        yield batch

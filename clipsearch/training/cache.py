@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from clipsearch.errors import CorpusError, ImageError
 from clipsearch.images import load_image
+from clipsearch.lookahead import map_ahead
 from clipsearch.records import Issue, Record
 
 if TYPE_CHECKING:
@@ -66,16 +65,4 @@ def _decode_all(
         except (ImageError, CorpusError) as error:
             return Issue(record.uri, str(error))
 
-    with ThreadPoolExecutor(workers) as pool:
-        running: deque[tuple[Record, Future[Pixels | Issue]]] = deque()
-        try:
-            for record in records:
-                running.append((record, pool.submit(decode, record)))
-                if len(running) > 8 * workers:  # a bounded look-ahead: full-size images never pile up
-                    first, future = running.popleft()
-                    yield first, future.result()
-            while running:
-                first, future = running.popleft()
-                yield first, future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return zip(records, map_ahead(decode, records, workers, 8 * workers), strict=True)

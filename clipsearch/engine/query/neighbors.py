@@ -19,6 +19,7 @@ from clipsearch.engine.index.index import Snapshot
 from clipsearch.engine.index.vectors import TensorColumn
 from clipsearch.engine.package.model import Field, Schema
 from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.top import best_of
 from clipsearch.engine.ranking import distances as metrics
 from clipsearch.engine.tensors.value import Tensor, cast
 from clipsearch.errors import QueryError
@@ -107,20 +108,11 @@ def find_neighbors(
     wanted = node.target_hits or max(MIN_TARGET_HITS, node.total_target_hits)
     lids = snapshot.lids[candidates]
     if node.approximate and field.hnsw:
-        chosen = _best(found, lids, wanted)
+        chosen = best_of(-found, lids, wanted)
     else:
         chosen = _exact_iterator(found, lids, wanted, limit)
     chosen.sort()
     return Neighbors(node, metric, cells, column, snapshot.size, candidates[chosen], found[chosen], every)
-
-
-def _best(found: NDArray[np.float64], lids: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    """Indexes of the ``wanted`` smallest distances; equal ones by lid."""
-    if len(found) <= wanted:
-        return np.arange(len(found))
-    worst = np.partition(found, wanted - 1)[wanted - 1]
-    near = np.flatnonzero(found <= worst)
-    return near[np.lexsort((lids[near], found[near]))[:wanted]]
 
 
 def _exact_iterator(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clipsearch.engine.index.columns import NumberColumn, StringColumn
 from clipsearch.engine.index.index import Snapshot
 from clipsearch.engine.query.features import Batch, QueryFeatures
+from clipsearch.engine.query.top import best_of
 from clipsearch.engine.query.yql import Sort
 from clipsearch.engine.ranking.rescale import keep_above, rescale, sanitize
 from clipsearch.errors import QueryError
@@ -60,10 +61,10 @@ def rank(
     second = rerank_counts.get("second", profile.second_phase.rerank_count) if profile.second_phase else 0
     third = rerank_counts.get("global", profile.global_phase.rerank_count) if profile.global_phase else 0
     lids = features.matcher.snapshot.lids[rows]
-    best = _best(scores, lids, max(wanted, second, third))
+    best = best_of(scores, lids, max(wanted, second, third))
     if len(best) > profile.keep_rank_count:
         scores = _keep(scores, best[: profile.keep_rank_count])
-        best = _best(scores, lids, len(best))
+        best = best_of(scores, lids, len(best))
     hits = Ranked(rows[best], scores[best], scores[best], len(rows))
     if second:
         hits = _second_phase(features, program, hits, second)
@@ -83,15 +84,6 @@ def _keep(scores: Scores, kept: NDArray[np.int64]) -> Scores:
     found = np.full(len(scores), -np.inf)
     found[kept] = scores[kept]
     return found
-
-
-def _best(scores: Scores, lids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Indexes of the ``count`` best scores in order; equal scores in lid order."""
-    chosen = np.arange(len(scores))
-    if count < len(scores):
-        worst = np.partition(scores, len(scores) - count)[len(scores) - count] if count else np.inf
-        chosen = np.flatnonzero(scores >= worst)
-    return chosen[np.lexsort((lids[chosen], -scores[chosen]))[:count]]
 
 
 def _second_phase(features: QueryFeatures, program: RankProgram, hits: Ranked, count: int) -> Ranked:
