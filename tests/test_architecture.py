@@ -46,6 +46,8 @@ LIBRARIES = {
     "pyarrow": {"shards"},
     "granian": {"serving"},
     "lark": {"engine"},
+    "faiss": {"engine"},
+    "onnxruntime": {"engine"},
     "starlette": {"web"},
     "matplotlib": {"training"},
 }
