@@ -35,7 +35,7 @@ soak: .venv/.installed-dev
 	@CLIPSEARCH_SOAK=1 $(BIN)/python -m pytest -m soak -rP
 
 bench: .venv/.installed-dev
-	@for script in bench/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	@for script in bench/bench_*.py; do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 clean:
 	rm -rf .demo build *.egg-info

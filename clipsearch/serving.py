@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from clipsearch.errors import InputError
@@ -61,6 +62,34 @@ def exposure_warning(host: str) -> str:
     if host == "localhost":
         return ""
     return f"Warning: --host {host} lets other machines in, and nothing here asks for a password."
+
+
+def host_guard(bound: str, names: Collection[str] = ()) -> Callable[[str], bool] | None:
+    """Which Host headers a server bound to ``bound`` answers to; None: all, for one that other machines may reach.
+
+    A server on loopback is named localhost, 127.x.y.z or [::1], with any port, or one of ``names``; a page of another
+    name that resolves to this machine (DNS rebinding) would otherwise read and write through a visitor's browser.
+    """
+    if exposure_warning(bound):
+        return None
+    known = {"localhost", bound.lower(), *(name.lower() for name in names)}
+
+    @lru_cache(maxsize=256)
+    def allowed(header: str) -> bool:
+        if "://" in header or "/" in header or "@" in header:
+            return False
+        host = header.strip().lower()
+        if host.startswith("["):
+            host = host[1:].partition("]")[0]
+        elif host.count(":") == 1:
+            host = host.partition(":")[0]
+        if host.rstrip(".") in known or host in ("", "[]"):
+            return True
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(host).is_loopback
+        return False
+
+    return allowed
 
 
 def run(

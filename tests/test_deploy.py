@@ -105,6 +105,28 @@ def test_sessions_go_from_created_over_prepared_to_active(served: Served) -> Non
     assert served.package is not None
 
 
+def test_preparing_a_session_checks_what_deploying_checks(served: Served) -> None:
+    def check(package: ApplicationPackage) -> None:
+        raise PackageError("field 'year' changes its type", file="schemas/image.sd", line=9)
+
+    served.deployments.check = check
+    assert served.answer("POST", f"{TENANT}/session", write_zip(FILES))[0] == 200
+    for method, path in (("PUT", f"{TENANT}/session/2/prepared"), ("POST", DEPLOY)):
+        status, answer = served.answer(method, path, write_zip(FILES))
+        assert (status, answer["error-code"]) == (400, "INVALID_APPLICATION_PACKAGE")
+        assert answer["message"] == "schemas/image.sd, line 9: field 'year' changes its type"
+    assert served.answer("PUT", f"{TENANT}/session/2/active")[0] == 409
+    assert served.package is None
+
+
+def test_sessions_go_on_from_the_generation_that_is_stored() -> None:
+    deployments = Deployments(lambda: None, lambda package: [], generation=lambda: 41)
+    request = Request("POST", f"{TENANT}/session", (), {"content-type": "application/zip"}, write_zip(FILES))
+    body = deployments.handle(request).body
+    assert isinstance(body, bytes)
+    assert orjson.loads(body)["session-id"] == "42"
+
+
 def test_an_older_session_cannot_replace_a_newer_one(served: Served) -> None:
     served.answer("POST", f"{TENANT}/session", write_zip(FILES))
     served.answer("PUT", f"{TENANT}/session/2/prepared")
@@ -189,8 +211,8 @@ def test_the_deployed_application_can_be_listed_and_read(served: Served) -> None
     assert served.answer("GET", f"{TENANT}/application/") == (200, [f"http://localhost:19071{INSTANCE}"])
     assert served.answer("GET", APPLICATION)[1]["generation"] == 2
     assert served.answer("GET", f"{INSTANCE}/content/schemas/")[1] == [
-        f"http://localhost:19071{INSTANCE}/content/schemas/image",
         f"http://localhost:19071{INSTANCE}/content/schemas/image.sd",
+        f"http://localhost:19071{INSTANCE}/content/schemas/image/",
     ]
     content = served.call("GET", f"{INSTANCE}/content/schemas/image.sd")
     assert (content.status, content.body) == (200, FILES["schemas/image.sd"])

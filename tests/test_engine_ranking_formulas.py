@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,21 @@ def test_a_geo_threshold_is_in_kilometres() -> None:
 
 
 def test_closeness_is_vespas(shared: Path) -> None:
-    for row in _golden(shared, "closeness", 3):
+    rows = [row for row in _golden(shared, "closeness", 3) if row["input"]]
+    assert len(rows) == 2  # the third is of a query without a nearestNeighbor item: test_query_features.py
+    for row in rows:
         case = row["input"]
-        if case:
-            got = distances.raw_score(case["metric"], np.array(case["query"]), np.array(case["docs"]))
-            assert got == pytest.approx(row["expected"])
+        got = distances.raw_score(case["metric"], np.array(case["query"]), np.array(case["docs"]))
+        assert got == pytest.approx(row["expected"])
+
+
+def test_every_recorded_number_is_asserted_by_some_test(shared: Path) -> None:
+    rows = json.loads((shared / "vespa/cases/golden_numbers.json").read_text(encoding="utf-8"))
+    assert Counter(row["group"] for row in rows) == {
+        "distance": 90, "distance_threshold": 15, "bm25": 8, "bm25_idf": 6, "range_adjuster": 6,
+        "distance_zero_query": 5, "closeness": 3, "reciprocal_rank": 3, "global_phase": 3, "normalize_linear": 2,
+        "second_phase": 2, "distance_feature": 1,
+    }  # fmt: skip
 
 
 def test_an_unknown_metric_is_refused_by_name() -> None:

@@ -261,7 +261,7 @@ def test_normalisers_take_names_not_expressions() -> None:
         ("attribute(label)", "not supported by the local engine: the field is a string"),
         ("attribute(height)", "needs 'attribute'"),
         ("closeness(field, title)", "no tensor attribute 'title'"),
-        ("rawScore(width)", "no tensor attribute 'width'"),
+        ("rawScore(captions)", "the field needs 'attribute'"),
         ("attribute(embedding)", "must be a number, but it is a tensor<bfloat16>(x[4])"),
         ("sum(attribute(embedding), y)", "it has no such dimension"),
         ("sum(attribute(embedding) * attribute(patches))", "dimension 'x' differs"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from clipsearch.engine.index.columns import Column, ManyNumbersColumn, NumberColumn, StringColumn, make_column
+from clipsearch.engine.index.files import GenerationFiles
 from clipsearch.engine.index.growable import BlockedRows, GrowableArray
 from clipsearch.engine.package.model import Field, FieldType
 
@@ -82,6 +84,37 @@ def test_compaction_keeps_the_live_rows_in_order(kind: FieldType, values: list[A
         assert copy.flat(2)[0].tolist() == expected.flat(2)[0].tolist()
     elif isinstance(copy, ManyNumbersColumn) and isinstance(expected, ManyNumbersColumn):
         assert [part.tolist() for part in copy.flat(2)] == [part.tolist() for part in expected.flat(2)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "wrong"),
+    [
+        (FieldType("int"), [1, None, 3, 4], 2**40),
+        (FieldType("double"), [0.1, None, 3], []),
+        (FieldType("bool"), [True, None, False], "x"),
+        (FieldType("string"), ["a", "B", "b", None], None),
+        (FieldType("array", FieldType("string")), [["a", "b"], None, [], ["a"]], None),
+        (FieldType("weightedset", FieldType("string")), [{"a": 3}, None, {"b": -1, "a": 2}], {"a": 2**40}),
+        (FieldType("array", FieldType("long")), [[1], [2, 3], None, [4, 4]], ["x"]),
+    ],
+)
+def test_extending_is_appending_one_by_one_and_adds_nothing_when_it_fails(
+    kind: FieldType, values: list[Any], wrong: Any, tmp_path: Path
+) -> None:
+    one_by_one, together = filled(kind, values), make_column(Field("f", kind, attribute=True))
+    together.extend(0, values[:1])
+    if wrong is not None:
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            together.extend(1, [*values[1:], wrong])
+    together.extend(1, values[1:])
+    saved = []
+    for name, column in (("a", one_by_one), ("b", together)):
+        files = GenerationFiles(tmp_path / name)
+        column.save(files.part("f"))
+        files.flush(1)
+        saved.append({entry: (files.folder / entry).read_bytes() for entry in files.entries})
+    assert saved[0] == saved[1]
+    assert any(saved[0].values())
 
 
 def test_views_stay_true_while_arrays_grow() -> None:

@@ -54,7 +54,7 @@ def test_what_changes_no_answer_is_read_over() -> None:
 @pytest.mark.parametrize(
     ("container", "content", "more", "message"),
     [
-        ('<search/><component id="clip" type="hugging-face-embedder"/>', CONTENT, "", "<component> clip"),
+        ('<search/><component id="clip" type="colbert-embedder"/>', CONTENT, "", "<component> clip colbert-embedder"),
         ('<search/><handler id="my.Handler"/>', CONTENT, "", "<handler> my.Handler"),
         ('<search><chain id="default"><searcher id="x"/></chain></search>', CONTENT, "", "<chain> in <search>"),
         ("<search/><document-processing><chain id='d'/></document-processing>", CONTENT, "", "<chain> in <document"),

@@ -241,7 +241,7 @@ def test_timing_is_given_when_it_is_asked_for(served: Served) -> None:
          "field is not a tensor"),
         ({"yql": NN.replace("embedding", "captions"), "ranking": "near", "input.query(q)": "[1,0,0,0]"}, 400, 3,
          "field is not an attribute"),
-        ({"yql": ALL, "filter": "+a"}, 400, 3, "'model.filter' is not supported by the local engine"),
+        ({"yql": ALL, "filter": "+a"}, 400, 4, "model.filter without userQuery() is not supported by the local engine"),
         ({"yql": ALL, "language": "fr"}, 400, 3, "model.language 'fr' is not supported"),
         ({"yql": ALL, "format": "xml"}, 400, 3, "renders JSON only"),
         ({"yql": ALL, "format.tensors": "tiny"}, 400, 3, "not a tensor format"),

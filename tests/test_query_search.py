@@ -237,11 +237,8 @@ def test_terms_inside_an_and_that_does_not_match_give_no_rank_features(served: S
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        ("captions contains equiv('river','bridge')", "equiv"),
         ("captions contains sameElement('river','bridge')", "sameElement"),
         ("labeled(captions contains 'river', 'r', 1.0)", "labeled"),
-        ("wand(tags, {'river':1})", "WAND"),
-        ("dotProduct(tags, {'river':1})", "DOTPRODUCT"),
         ("captions contains ({prefix:true}'riv')", "prefix"),
         ("captions matches 'riv'", "REGEXP"),
         ("label contains phrase('a','b')", "phrase"),

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import State, content, music, opened, tensor
+from serving import State, content, opened
 
 from clipsearch.engine.documents.ids import parse_id
 from clipsearch.engine.documents.requests import parse_path
+from clipsearch.engine.documents.visits import prefers_jsonl
 from clipsearch.engine.http.messages import Request
 from clipsearch.errors import DocumentError
 
@@ -111,7 +112,9 @@ def test_scalars_may_be_fed_as_text_as_in_vespa(state: State) -> None:
         ("tags", [None], "got null"),
         ("genres", ["blues"], "Expected start of JSON object"),
         ("genres", {"blues": "x"}, "For input string"),
-        ("cover", "?", "base64"),
+        ("cover", "A", "base64"),
+        ("cover", "AAA==", "base64"),
+        ("score", "1_0", "For input string"),
         ("embedding", [1, 2], "embedding"),
         ("embedding", "x", "embedding"),
     ],
@@ -123,96 +126,6 @@ def test_a_value_that_does_not_fit_is_refused_with_document_field_and_reason(
     assert status == 400
     assert said in body["message"]
     assert state.ask("GET", ONE)[0] == 404
-
-
-@pytest.mark.parametrize(
-    ("update", "name", "expected"),
-    [
-        ({"year": {"assign": 7}}, "year", 7),
-        ({"year": {"assign": None}}, "year", None),
-        ({"year": {"increment": 2}}, "year", 1987),
-        ({"year": {"decrement": 5}}, "year", 1980),
-        ({"year": {"multiply": 2}}, "year", 3970),
-        ({"score": {"divide": 2}}, "score", 0.05),
-        ({"tags": {"add": ["night"]}}, "tags", ["rain", "dogs", "night"]),
-        ({"tags": {"remove": ["rain"]}}, "tags", ["dogs"]),
-        ({"genres": {"add": {"jazz": 2}}}, "genres", {"blues": 3, "jazz": 2}),
-        ({"genres": {"add": ["jazz"]}}, "genres", {"blues": 3, "jazz": 1}),
-        ({"genres": {"remove": {"blues": 0}}}, "genres", {}),
-        ({"embedding": {"assign": [4, 5, 6]}}, "embedding", {"type": "tensor(x[3])", "values": [4.0, 5.0, 6.0]}),
-    ],
-)
-def test_an_update_changes_its_field_and_no_other(state: State, update: Any, name: str, expected: Any) -> None:
-    state.ask("POST", ONE, {"fields": FIELDS})
-    assert state.ask("PUT", ONE, {"fields": update})[0] == 200
-    fields = state.ask("GET", ONE)[1]["fields"]
-    assert fields.get(name) == expected
-    assert {n: v for n, v in fields.items() if n != name} == {n: v for n, v in FIELDS.items() if n != name}
-
-
-@pytest.mark.parametrize(
-    ("update", "said"),
-    [
-        ({"rooms": {"assign": 1}}, "No field 'rooms'"),
-        ({"year": 7}, "update operation"),
-        ({"year": {"grow": 7}}, "Unknown update operation 'grow'"),
-        ({"artist": {"increment": 7}}, "cannot increment a field of type string"),
-        ({"artist": {"add": ["x"]}}, "cannot add in a field of type string"),
-        ({"year": {"divide": 0}}, "division by zero"),
-        ({"year": {"increment": "x"}}, "expects a number"),
-        ({"genres": {"add": [["x"]]}}, "must be a plain value"),
-        ({"score": {"multiply": 1e308}}, "score"),
-        ({"plays": {"multiply": 1e308}}, "plays"),
-        ({"tags[0]": {"assign": "x"}}, "field paths are not supported by the local engine"),
-        ({"tags": {"match": {}}}, "'match' is not supported by the local engine"),
-        ({"embedding": {"modify": {}}}, "Unknown tensor modify operation 'None'"),
-        ({"embedding": {"modify": {"operation": "add", "cells": [{"address": {"x": "3"}, "value": 1}]}}}, "'3'"),
-        ({"embedding": {"modify": {"operation": "add", "cells": [{"address": {"y": "0"}, "value": 1}]}}}, "'y'"),
-        ({"embedding": {"add": {"cells": []}}}, "needs a mapped dimension"),
-        ({"embedding": {"remove": {"addresses": [{"x": "0"}]}}}, "needs a mapped dimension"),
-    ],
-)
-def test_an_update_that_cannot_be_applied_is_refused_by_name(state: State, update: Any, said: str) -> None:
-    state.ask("POST", ONE, {"fields": FIELDS})
-    status, body = state.ask("PUT", ONE, {"fields": update})
-    assert status == 400
-    assert said in body["message"]
-    assert state.ask("GET", ONE)[1]["fields"] == FIELDS
-
-
-def test_an_update_modifies_cells_of_a_dense_tensor(state: State) -> None:
-    state.ask("POST", ONE, {"fields": FIELDS})
-    for operation, value, expected in (("add", 0.5, 2.5), ("multiply", 4, 10.0), ("replace", -1, -1.0)):
-        cells = [{"address": {"x": "1"}, "value": value}]
-        update = {"embedding": {"modify": {"operation": operation, "cells": cells}}}
-        assert state.ask("PUT", ONE, {"fields": update})[0] == 200
-        assert state.ask("GET", ONE)[1]["fields"]["embedding"]["values"] == [1.0, expected, 3.0]
-
-
-def test_an_update_adds_changes_and_removes_blocks_of_a_mixed_tensor(tmp_path: Path) -> None:
-    with opened(tmp_path, music(embedding=tensor("tensor<float>(p{},x[2])"))) as state:
-        state.ask("POST", ONE, {"fields": {"embedding": {"a": [1, 2], "b": [3, 4]}}})
-
-        def update(**change: Any) -> Any:
-            status, body = state.ask("PUT", ONE, {"fields": {"embedding": change}})
-            assert status == 200, body
-            return state.ask("GET", ONE)[1]["fields"]["embedding"]["blocks"]
-
-        assert update(add={"blocks": {"c": [5, 6]}}) == {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
-        assert update(remove={"addresses": [{"p": "b"}]}) == {"a": [1, 2], "c": [5, 6]}
-        assert update(modify={"operation": "add", "blocks": {"a": [1, 1], "z": [9, 9]}}) == {"a": [2, 3], "c": [5, 6]}
-        cells = [{"address": {"p": "c", "x": "1"}, "value": 10}]
-        assert update(modify={"operation": "multiply", "cells": cells}) == {"a": [2, 3], "c": [5, 60]}
-        created = {"operation": "add", "create": True, "cells": [{"address": {"p": "n", "x": "0"}, "value": 7}]}
-        assert update(modify=created) == {"a": [2, 3], "c": [5, 60], "n": [7, 0]}
-
-
-def test_arithmetic_that_leaves_the_type_fails_only_its_own_operation(state: State) -> None:
-    state.ask("POST", ONE, {"fields": FIELDS})
-    status, body = state.ask("PUT", ONE, {"fields": {"year": {"multiply": 10_000_000}}})
-    assert status == 400
-    assert "year" in body["message"]
-    assert state.ask("GET", ONE)[1]["fields"] == FIELDS
 
 
 def test_an_update_of_a_missing_document_does_nothing_unless_it_may_create(state: State) -> None:
@@ -272,9 +185,16 @@ def test_a_bad_field_set_or_format_is_refused(state: State, params: dict[str, st
 
 
 def feed_many(state: State, count: int) -> None:
-    for number in range(count):
-        path = f"/space{number % 2}/music/docid/{number}"
-        state.ask("POST", path, {"fields": {"year": number, "embedding": [number, 0, 0]}})
+    puts = [
+        Request(
+            "POST",
+            f"/document/v1/space{number % 2}/music/docid/{number}",
+            body=b'{"fields":{"year":%d,"embedding":[%d,0,0]}}' % (number, number),
+        )
+        for number in range(count)
+    ]
+    answers = [state.handler.feed(put) for put in puts]
+    assert all(answer is not None and answer.result(10).status == 200 for answer in answers)
 
 
 def test_a_visit_with_continuations_sees_every_document_once(state: State) -> None:
@@ -328,8 +248,11 @@ def test_a_streamed_visit_is_json_or_json_lines_as_the_client_accepts(state: Sta
     lines = state.handler.handle(Request("GET", "/document/v1/", limited, {"accept": "application/jsonl"}))
     text = b"".join(lines.body).decode().splitlines() if not isinstance(lines.body, bytes) else []
     assert text[0] == '{"put":"id:space0:music::0","fields":{"year":0}}'
-    assert text[2].startswith('{"continuation":')
-    assert text[3] == '{"documentCount":2}'
+    assert text[2].startswith('{"continuation":{"token":"')
+    assert text[3] == '{"sessionStats":{"documentCount":2}}'
+    every = state.handler.handle(Request("GET", "/document/v1/", query, {"accept": "application/jsonl"}))
+    text = b"".join(every.body).decode().splitlines() if not isinstance(every.body, bytes) else []
+    assert text[3:] == ['{"continuation":{"percentFinished":100.0}}', '{"sessionStats":{"documentCount":3}}']
 
 
 def test_update_where_and_delete_where_touch_what_the_selection_picks(state: State) -> None:
@@ -359,6 +282,17 @@ def test_update_where_and_delete_where_touch_what_the_selection_picks(state: Sta
         ("GET", "/a/music/number/x/", {}, "Failed parsing 'x'"),
         ("GET", ONE, {"timeout": "soon"}, "Failed parsing 'soon'"),
         ("DELETE", "/", {"selection": "true", "cluster": "content", "fieldSet": "[id]"}, "May not specify 'fieldSet'"),
+        ("GET", "/", {"cluster": "content", "slices": "2"}, "None or both of 'slices' and 'sliceId'"),
+        ("GET", "/", {"cluster": "content", "fromTimestamp": "1"}, "not supported by the local engine"),
+        ("GET", "/", {"cluster": "content", "toTimestamp": "9"}, "not supported by the local engine"),
+        ("GET", "/", {"cluster": "content", "fromTimestamp": "-1"}, "Failed parsing '-1'"),
+        ("GET", "/", {"cluster": "content", "fromTimestamp": "2", "toTimestamp": "1"}, "toTimestamp must be"),
+        ("GET", "/", {"cluster": "content", "tracelevel": "x"}, "Failed parsing 'x'"),
+        ("GET", "/", {"cluster": "content", "dryRun": "true"}, "May not specify 'dryRun'"),
+        ("GET", "/", {"cluster": "content", "selection": "all the things"}, "'the'"),
+        ("POST", "/", {"destinationCluster": "x"}, "has no content cluster 'x'"),
+        ("POST", "/", {"destinationCluster": "content"}, "Must specify 'selection'"),
+        ("PUT", "/s/music/docid", {"cluster": "content", "selection": "true"}, "expected start of root object"),
     ],
 )
 def test_a_bad_request_is_answered_with_400_and_the_reason(
@@ -376,3 +310,107 @@ def test_tensors_are_truncated_and_kept_exactly(state: State) -> None:
     assert row is not None
     embedding: Any = row.fields["embedding"]
     np.testing.assert_array_equal(embedding.cells, np.array([0.1, -2, 3e10]))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "expected start of root object, got null"),
+        (b" ", "expected start of root object, got null"),
+        (b"[]", "expected start of root object, got START_ARRAY"),
+        (b"1.5", "expected start of root object, got VALUE_NUMBER_FLOAT"),
+        (b"true", "expected start of root object, got VALUE_TRUE"),
+        (b"{}", 'document is missing the required "fields" field'),
+        (b'{"fields": []}', "Expected start of JSON object, got START_ARRAY"),
+        (b'{"fields": {}, "condition": 1}', "expected string value for condition, got VALUE_NUMBER_INT"),
+        (b'{"fields": {}, "create": "yes"}', "create must be true or false, got VALUE_STRING"),
+        (b'{"fields": {}} x', "failed parsing document"),
+        (b"{" * 5000, "failed parsing document"),
+        (b'{"fields": {"artist": "\xff"}}', "failed parsing document"),
+        (b'{"fields": {"artist": "\\ud800"}}', "failed parsing document"),
+    ],
+)
+def test_a_body_that_is_no_document_is_refused_with_the_reason(state: State, body: bytes, said: str) -> None:
+    for method in ("POST", "PUT"):
+        status, answer = state.ask(method, ONE, body)
+        assert status == 400
+        assert said in answer["message"]
+
+
+def test_condition_and_create_may_be_in_the_body_where_other_keys_are_ignored(state: State) -> None:
+    body = {"put": "id:a:b::c", "fields": {"year": 1}, "condition": "music.year == 9", "junk": [{}]}
+    assert state.ask("POST", ONE, body)[0] == 412
+    assert state.ask("POST", ONE, body | {"create": True})[0] == 200
+    assert state.ask("POST", ONE, body, condition="music.year == 1")[0] == 200
+    assert state.ask("POST", ONE, body | {"condition": None})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [("PUT", "/", 405, "GET, POST, DELETE"), ("PATCH", ONE, 405, "GET, POST, PUT, DELETE"), ("PUT", "/a", 404, None)],
+)
+def test_what_may_be_done_depends_on_the_path(
+    state: State, method: str, path: str, status: int, allowed: str | None
+) -> None:
+    got, body = state.ask(method, path)
+    assert got == status
+    assert allowed is None or body["message"].endswith(f"Allowed methods are: {allowed}")
+    assert state.ask("OPTIONS", ONE)[0] == 204
+
+
+def test_documents_are_copied_to_the_one_cluster_by_counting_them(state: State) -> None:
+    feed_many(state, 4)
+    where = {"cluster": "content", "destinationCluster": "content", "selection": "music.year >= 1"}
+    assert state.ask("POST", "/", b"", **where) == (200, {"pathId": "/document/v1/", "documentCount": 3})
+
+
+def test_an_update_of_many_documents_stops_after_its_time_and_goes_on_where_it_stopped(state: State) -> None:
+    feed_many(state, 600)
+    change = {"fields": {"artist": {"assign": "late"}}}
+    where = {"cluster": "content", "selection": "true", "timeChunk": "1ms"}
+    counts = []
+    while True:
+        status, body = state.ask("PUT", "/space0/music/docid", change, **where)
+        assert status == 200
+        counts.append(body["documentCount"])
+        if "continuation" not in body:
+            break
+        where["continuation"] = body["continuation"]
+    assert counts == [300]
+    status, body = state.ask("DELETE", "/", b"", cluster="content", selection="true", timeChunk="1ms")
+    assert (body["documentCount"], "continuation" in body) == (512, True)
+
+
+def test_a_visit_whose_selection_fails_on_the_way_says_so(state: State) -> None:
+    feed_many(state, 3)
+    where = (("cluster", "content"), ("selection", "10 / (music.year - 2) == 10 or true"), ("stream", "true"))
+    whole = content(state.handler.handle(Request("GET", "/document/v1/", where)))
+    assert whole["message"] == "document selection: Division by zero"
+    assert whole["documentCount"] == 2
+    lines = state.handler.handle(Request("GET", "/document/v1/", where, {"accept": "application/jsonl"}))
+    assert not isinstance(lines.body, bytes)
+    assert b'{"message":{"text":"document selection: Division by zero"' in b"".join(lines.body)
+
+
+@pytest.mark.parametrize(
+    ("accept", "jsonl"),
+    [
+        ("", False),
+        ("application/jsonl", True),
+        ("application/json, application/jsonl", False),
+        ("application/json;q=0.5, application/jsonl;q=0.9", True),
+        ("Application/JSONL; q=1.0, application/json;q=0.9", True),
+        ("application/jsonl;q=nan, */*", False),
+    ],
+)
+def test_the_accept_header_chooses_between_json_and_json_lines(accept: str, jsonl: bool) -> None:
+    assert prefers_jsonl(accept) is jsonl
+
+
+def test_a_visit_reads_only_the_fields_that_it_shows_or_selects_by(state: State) -> None:
+    state.ask("POST", ONE, {"fields": FIELDS})
+    where = {"cluster": "content", "fieldSet": "[id]"}
+    assert state.ask("GET", "/", b"", selection="music.embedding == null", **where)[1]["documentCount"] == 0
+    assert state.ask("GET", "/", b"", selection="music.artist == 'Tom Waits'", **where)[1]["documents"] == [
+        {"id": "id:space:music::one", "fields": {}}
+    ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import shutil
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +19,14 @@ import pytest
 from serving import content
 
 from clipsearch.appwriter import EmbeddingField, parse_field, write_app
+from clipsearch.engine.documents.ids import parse_id
+from clipsearch.engine.documents.store import DocumentStore
+from clipsearch.engine.documents.tables import Row
 from clipsearch.engine.engine import Engine, Starting
 from clipsearch.engine.http.messages import Request, Response
+from clipsearch.engine.index import Index
+from clipsearch.engine.index.cache import IndexCache
+from clipsearch.engine.indexing import StoppedError
 from clipsearch.engine.package import read_folder
 from clipsearch.errors import PackageError, StoreError
 
@@ -198,8 +207,6 @@ def test_the_same_folder_cannot_be_opened_twice(tmp_path: Path) -> None:
 
 def test_searches_never_see_half_a_document_while_it_is_written(tmp_path: Path) -> None:
     """Each version has the same number in its caption, width and embedding; hits must agree with themselves."""
-    import threading
-
     with running(tmp_path) as engine:
         put(engine, "x", captions=["version 0"], width=0, embedding=unit(0))
         stop = threading.Event()
@@ -282,3 +289,222 @@ def test_fields_that_the_schema_computes_are_searchable_before_and_after_a_resta
         assert nearest(engine) == "id:t:image::13"
     with running(tmp_path / "data", None) as engine:
         assert nearest(engine) == "id:t:image::13"
+
+
+# ---- restarts from the index on disk
+
+
+def fill(engine: Engine, count: int) -> None:
+    for number in range(count):
+        put(engine, str(number), captions=[f"stadium {number}"], width=number, embedding=unit(number))
+
+
+def copied(data: Path, to: Path) -> Path:
+    """The folder as kill -9 leaves it."""
+    shutil.copytree(data, to, ignore=shutil.ignore_patterns("engine.lock"))
+    return to
+
+
+def nothing_is_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scan(*_: Any, **__: Any) -> None:
+        raise AssertionError("documents are read although the index is on disk")
+
+    monkeypatch.setattr(DocumentStore, "scan", scan)
+
+
+def test_a_start_takes_the_index_from_disk_and_only_what_came_after_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path / "a") as engine:
+        fill(engine, 5)
+    nothing_is_scanned(monkeypatch)
+    with running(tmp_path / "a") as engine:
+        assert found(engine, "stadium 3")[0] == "id:t:image::3"
+        put(engine, "3", captions=["harbour"])
+        put(engine, "5", captions=["harbour 5"])
+        ask(engine, "DELETE", "/document/v1/t/image/docid/4")
+        ask(engine, "PUT", "/document/v1/t/image/docid/0", {"fields": {"captions": {"add": ["harbour"]}}})
+        data = copied(tmp_path / "a", tmp_path / "b")
+    with running(data, app=None) as engine:
+        assert sorted(found(engine, "stadium")) == ["id:t:image::0", "id:t:image::1", "id:t:image::2"]
+        assert sorted(found(engine, "harbour")) == ["id:t:image::0", "id:t:image::3", "id:t:image::5"]
+        assert ask(engine, "GET", "/document/v1/t/image/docid/4")[0] == 404
+
+
+def test_an_index_of_a_store_that_was_set_back_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running(tmp_path / "a") as engine:
+        fill(engine, 3)
+    old = copied(tmp_path / "a", tmp_path / "old")
+    with running(tmp_path / "a") as engine:
+        put(engine, "lost", captions=["harbour"])
+    shutil.rmtree(old / "index")
+    shutil.copytree(tmp_path / "a" / "index", old / "index")
+    with running(old) as engine:
+        assert "of another store" in caplog.text
+        assert (len(found(engine, "stadium")), found(engine, "harbour")) == (3, [])
+
+
+def test_a_checkpoint_follows_so_many_changes_and_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("clipsearch.engine.engine.CHECKPOINT_CHANGES", 4)
+    real, failing = IndexCache.save, [True]
+
+    def save(*arguments: Any) -> None:
+        if failing[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(IndexCache, "save", save)
+    with running(tmp_path) as engine:
+        fill(engine, 10)
+        assert "No space left on device" in caplog.text
+        assert len(found(engine, "stadium")) == 10
+        assert not (tmp_path / "index").exists()
+        failing[0] = False
+        fill(engine, 8)
+        assert len(engine.store._db.execute("SELECT number FROM changes").fetchall()) < 8
+        data = copied(tmp_path, tmp_path / "killed")
+        assert (data / "index" / "manifest").exists()
+    nothing_is_scanned(monkeypatch)
+    with running(data) as engine:
+        assert len(found(engine, "stadium")) == 10
+
+
+def test_a_redeploy_builds_only_the_index_of_the_schema_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as engine:
+        fill(engine, 2)
+        assert engine.application is not None
+        before = engine.application.indexes["image"]
+        for old, new in (
+            ("        field width type int {", "        # a comment\n\n        field width type int {"),
+            (
+                "field image_uri type string {",
+                "field note type string {\n indexing: summary\n }\n field image_uri type string {",
+            ),
+        ):
+            assert deploy(engine, changed(old, new)).status == 200
+            assert engine.application.indexes["image"] is before
+        assert deploy(engine, changed("enable-bm25", "enable-bm25\n            stemming: none")).status == 200
+        assert engine.application.indexes["image"] is not before
+        assert (found(engine, "stadium 1")[0], found(engine, "stadiums")) == ("id:t:image::1", [])
+    nothing_is_scanned(monkeypatch)
+    with running(tmp_path, app=None) as engine:
+        assert len(found(engine, "stadium")) == 2
+
+
+def test_a_start_with_another_package_keeps_what_the_index_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = tmp_path / "app"
+    with running(tmp_path / "a") as engine:
+        fill(engine, 3)
+    for change in (("expression: lexical", "expression: 2 * lexical"), ("enable-bm25", "enable-bm25\n stemming: none")):
+        for name, data in changed(*change).items():
+            (app / name).parent.mkdir(parents=True, exist_ok=True)
+            (app / name).write_bytes(data)
+        with running(tmp_path / "a", app) as engine:
+            assert len(found(engine, "stadium")) == 3
+            assert ask(engine, "GET", "/document/v1/t/image/docid/1")[1]["fields"]["width"] == 1
+    nothing_is_scanned(monkeypatch)
+    with running(tmp_path / "a", app) as engine:
+        assert len(found(engine, "stadium")) == 3
+
+
+# ---- what fails leaves all as it was
+
+
+def test_a_redeploy_whose_documents_cannot_be_read_leaves_the_old_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path) as engine:
+        fill(engine, 2)
+        before, files = engine.application, engine.store.catalog.files
+        with monkeypatch.context() as broken:
+            broken.setattr(
+                DocumentStore, "scan", lambda *_, **__: iter([Row(0, parse_id("id:t:image::0"), {"width": "x"})])
+            )
+            broken.setattr(Index, "put_many", lambda *_: (_ for _ in ()).throw(ValueError("torn")))
+            answer = deploy(engine, changed("enable-bm25", "enable-bm25\n stemming: none"))
+        assert answer.status == 500
+        assert "are damaged (ValueError: torn)" in content(answer)["message"]
+        assert engine.application is before
+        assert engine.store.catalog.files == files
+        put(engine, "more", captions=["stadium"])
+        assert len(found(engine, "stadiums")) == 3
+
+
+def test_a_package_that_is_not_there_leaves_no_folder_behind(tmp_path: Path) -> None:
+    with pytest.raises(PackageError):
+        Engine(tmp_path / "new", tmp_path / "nothere")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_stop_while_documents_are_loaded_is_prompt(tmp_path: Path) -> None:
+    with running(tmp_path) as engine:
+        fill(engine, 3)
+    shutil.rmtree(tmp_path / "index")
+    engine = Engine(tmp_path, APP, load=False)
+    engine.stop_loading()
+    with pytest.raises(StoppedError, match="stopped while it loaded"):
+        engine.load()
+    engine.close()
+    with running(tmp_path) as engine:
+        assert len(found(engine, "stadium")) == 3
+
+
+def test_reads_beside_redeploys_that_change_a_type_never_fail(tmp_path: Path) -> None:
+    """Type and back, with an override, while others get, visit and search."""
+    override = b"<validation-overrides><allow until='2999-01-01'>field-type-change</allow></validation-overrides>"
+    packages = [
+        read_folder(APP),
+        changed("x[512]", "x[256]"),
+        changed("field width type int", "field width type string"),
+    ]
+    bad: list[Any] = []
+    with running(tmp_path) as engine:
+        fill(engine, 3)
+        stop = threading.Event()
+
+        def read(path: str, **params: str) -> None:
+            while not stop.wait(0.002):
+                status, body = ask(engine, "GET", path, None, **params)
+                if status != 200:
+                    bad.append((status, body))
+
+        yql = "select * from image where true"
+        readers = [
+            threading.Thread(target=read, args=("/document/v1/t/image/docid/1",)),
+            threading.Thread(target=read, args=("/document/v1/",), kwargs={"cluster": "images"}),
+            threading.Thread(target=read, args=("/search/",), kwargs={"yql": yql, "ranking": "unranked"}),
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            for number in range(9):
+                answer = deploy(engine, {**packages[number % 3], "validation-overrides.xml": override})
+                assert answer.status == 200, content(answer)
+                width = "7" if number % 3 == 2 else 7
+                put(engine, "1", width=width, embedding=[0.5] * (256 if number % 3 == 1 else 512))
+        finally:
+            stop.set()
+            for reader in readers:
+                reader.join()
+    assert bad == []
+
+
+def test_the_generation_counts_on_after_a_restart(tmp_path: Path) -> None:
+    def generation(engine: Engine) -> int:
+        status: Any = content(
+            engine.deploy.handle(Request("GET", "/application/v2/tenant/default/application/default"))
+        )
+        return int(status["generation"])
+
+    with running(tmp_path, app=None) as engine:
+        for _ in range(3):
+            assert deploy(engine, read_folder(APP)).status == 200
+        last = generation(engine)
+        assert last >= 3
+    with running(tmp_path) as engine:
+        assert generation(engine) == last
+        assert content(deploy(engine, read_folder(APP)))["session-id"] == str(last + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ import orjson
 import pytest
 from serving_asgi import call
 
-from clipsearch.engine.http.app import App
+from clipsearch.engine.http.app import MAX_VISITS, App, Commits
 from clipsearch.engine.http.messages import Request, Response, json_response
 
 
@@ -125,3 +126,154 @@ def test_a_query_may_be_sent_as_plain_utf_8() -> None:
 def test_feeding_does_not_need_a_thread() -> None:
     status, _, body = ask("POST", "/fed", body=b"abc")
     assert (status, orjson.loads(body)) == (200, {"fed": 3})
+
+
+def test_a_gzip_body_of_several_members_is_unpacked_whole() -> None:
+    members = gzip.compress(b"hello ") + gzip.compress(b"") + gzip.compress(b"world") + b"\0" * 8
+    assert (
+        orjson.loads(ask("POST", "/x", body=members, headers={"content-encoding": "gzip"})[2])["body"] == "hello world"
+    )
+    bomb = gzip.compress(b"x" * 600) * 2
+    assert ask("POST", "/x", body=bomb, headers={"content-encoding": "gzip"})[0] == 413
+    assert ask("POST", "/x", body=members + b"junk", headers={"content-encoding": "gzip"})[0] == 400
+
+
+def test_a_body_shorter_than_announced_is_refused_and_one_that_is_complete_is_not_waited_for() -> None:
+    assert ask("POST", "/x", body=b"abc", headers={"content-length": "4"})[0] == 400
+    status, _, body = ask("POST", "/x", body=[b"ab", b"c", b"never asked for"], headers={"content-length": "3"})
+    assert (status, orjson.loads(body)["body"]) == (200, "abc")
+    assert ask("POST", "/x", body=b"abc", headers={"content-length": "9" * 30})[0] == 200  # no number of bytes
+
+
+def test_bodies_are_bounded_all_together_and_given_back_when_answered_or_cut_off() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            app = App(Echo(), pool, 1000)
+            app._bodies.max_held = 1500
+            sent: list[Any] = []
+            more = asyncio.Event()
+            cut = asyncio.Event()
+
+            def client(*events: Any) -> Any:
+                waiting = list(events)
+
+                async def receive() -> Any:
+                    event = waiting.pop(0)
+                    if isinstance(event, asyncio.Event):
+                        await event.wait()
+                        event = waiting.pop(0)
+                    return event
+
+                return receive
+
+            async def send(event: Any) -> None:
+                sent.append(event)
+
+            def chunk(size: int, more_body: bool) -> dict[str, Any]:
+                return {"type": "http.request", "body": b"x" * size, "more_body": more_body}
+
+            def start(receive: Any) -> asyncio.Task[None]:
+                scope = {"type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": []}
+                return asyncio.create_task(app(scope, receive, send))
+
+            slow = start(client(chunk(900, True), more, chunk(1, False)))
+            gone = start(client(chunk(500, True), cut, {"type": "http.disconnect"}))
+            await asyncio.sleep(0.01)
+            assert app._bodies.held == 1400
+            await start(client(chunk(200, False)))
+            assert [event["status"] for event in sent if "status" in event] == [429]
+            cut.set()
+            await gone
+            assert app._bodies.held == 900
+            await start(client(chunk(200, False)))
+            more.set()
+            await slow
+            assert [event["status"] for event in sent if "status" in event] == [429, 400, 200, 200]
+            assert app._bodies.held == 0
+
+    asyncio.run(scenario())
+
+
+def test_visits_that_never_end_keep_no_query_waiting() -> None:
+    class Stuck(Echo):
+        def __init__(self) -> None:
+            self.go_on = threading.Event()
+
+        def handle(self, request: Request) -> Response:
+            if request.path.startswith("/document/v1/"):
+                self.go_on.wait(10)
+            return super().handle(request)
+
+    async def scenario() -> None:
+        stuck = Stuck()
+        with ThreadPoolExecutor(1) as pool:
+            app = App(stuck, pool)
+            visits = [asyncio.create_task(call(app, "GET", "/document/v1/a/b/docid/")) for _ in range(MAX_VISITS)]
+            await asyncio.sleep(0.05)
+            assert (await asyncio.wait_for(call(app, "GET", "/search/"), 5))[0] == 200
+            assert (await call(app, "GET", "/document/v1/"))[0] == 429
+            stuck.go_on.set()
+            assert {answer[0] for answer in await asyncio.gather(*visits)} == {200}
+
+    asyncio.run(scenario())
+
+
+def test_all_operations_of_one_commit_wake_the_loop_once() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        commits = Commits(loop)
+        woken: list[Any] = []
+        real = loop.call_soon_threadsafe
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            woken.append(arguments)
+            return real(*arguments, **options)
+
+        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        answers: list[Future[Response]] = [Future() for _ in range(100)]
+        waits = [asyncio.create_task(commits.wait(answer)) for answer in answers]
+        await asyncio.sleep(0)
+        waits[7].cancel()  # its client went away
+        await asyncio.sleep(0)
+        for answer in answers:
+            answer.set_result(Response(200))
+        results = await asyncio.gather(*waits, return_exceptions=True)
+        assert sum(result is None for result in results) == 99
+        assert len(woken) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_names_another_host_is_refused_only_where_hosts_are_guarded() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            for app, status in ((App(Echo(), pool), 200), (App(Echo(), pool, 1000, lambda host: host == "here"), 403)):
+                assert (await call(app, "GET", "/x", headers={"Host": "there"}))[0] == status
+                assert (await call(app, "GET", "/x", headers={"Host": "here"}))[0] == 200
+                assert (await call(app, "GET", "/x"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_body_whose_rest_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipsearch.engine.http.bodies.PATIENCE", 0.01)
+
+    async def scenario() -> None:
+        events = [{"type": "http.request", "body": b"abc", "more_body": True}]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return events.pop() if events else await asyncio.Event().wait()
+
+        async def send(event: Any) -> None:
+            sent.append(event)
+
+        with ThreadPoolExecutor(1) as pool:
+            app = App(Echo(), pool)
+            await app(
+                {"type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": []}, receive, send
+            )
+        assert sent[0]["status"] == 408
+        assert app._bodies.held == 0
+
+    asyncio.run(scenario())

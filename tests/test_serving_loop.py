@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from clipsearch.errors import InputError
-from clipsearch.serving import check_port, exposure_warning
+from clipsearch.serving import check_port, exposure_warning, host_guard
 
 PROGRAM = """
 import sys
@@ -59,3 +59,35 @@ def test_only_addresses_that_others_can_reach_are_warned_of() -> None:
     assert exposure_warning("127.0.0.1") == exposure_warning("::1") == exposure_warning("localhost") == ""
     assert "0.0.0.0" in exposure_warning("0.0.0.0")
     assert "10.1.2.3" in exposure_warning("10.1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("header", "allowed"),
+    [
+        ("localhost", True),
+        ("LocalHost:8080", True),
+        ("localhost.", True),
+        ("127.0.0.1:28080", True),
+        ("127.8.9.10", True),
+        ("[::1]:8080", True),
+        ("::1", True),
+        ("photos.internal:80", True),
+        ("evil.example", False),
+        ("localhost.evil.example:8080", False),
+        ("127.0.0.1.evil.example", False),
+        ("http://localhost", False),
+        ("evil@localhost", False),
+        ("10.0.0.1:8080", False),
+        ("[::2]", False),
+    ],
+)
+def test_a_server_on_loopback_answers_only_to_names_of_this_machine(header: str, allowed: bool) -> None:
+    for bound in ("127.0.0.1", "localhost", "::1"):
+        guard = host_guard(bound, ["photos.internal"])
+        assert guard is not None
+        assert guard(header) is allowed
+
+
+def test_a_server_that_others_may_reach_answers_to_every_name() -> None:
+    assert host_guard("0.0.0.0") is None
+    assert host_guard("10.1.2.3") is None

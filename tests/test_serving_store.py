@@ -9,18 +9,23 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from serving import STRING, State, music, opened, tensor
 
 from clipsearch.engine.documents.ids import parse_id
-from clipsearch.engine.documents.operations import Put, Remove
-from clipsearch.engine.documents.store import FILE, DocumentStore
+from clipsearch.engine.documents.operations import Modify, Put, Remove
+from clipsearch.engine.documents.selection import compile_selection
+from clipsearch.engine.documents.store import FILE, Change, DocumentStore
+from clipsearch.engine.documents.updates import parse_update
+from clipsearch.engine.index.cache import Position
 from clipsearch.engine.package.model import ApplicationPackage, FieldType
-from clipsearch.engine.tensors import parse_feed, parse_type
+from clipsearch.engine.tensors import parse_feed, parse_type, to_bytes
 from clipsearch.errors import DocumentError, PackageError, StoreError
 
 TESTS = Path(__file__).resolve().parent
@@ -32,11 +37,12 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[tuple[int, Any]] = []
 
-    def put(self, schema: str, lid: int, fields: Mapping[str, Any]) -> None:
-        self.seen.append((lid, dict(fields)))
+    def show(self, schema: str, changes: Sequence[Change]) -> dict[int, Exception]:
+        self.seen += [(lid, None if fields is None else dict(fields)) for lid, fields in changes]
+        return {}
 
-    def remove(self, schema: str, lid: int) -> None:
-        self.seen.append((lid, None))
+    def rest(self) -> None:
+        """Nothing to keep."""
 
 
 def put(number: int, **fields: Any) -> Put:
@@ -131,6 +137,88 @@ def test_a_refused_operation_leaves_its_neighbours_in_the_batch_alone(tmp_path: 
         assert state.store.count("music") == 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_operations_of_one_transaction_leave_what_they_leave_one_after_the_other(tmp_path: Path, seed: int) -> None:
+    random, model = np.random.default_rng(seed), dict[str, dict[str, Any]]()
+    with opened(tmp_path) as state:
+        sink = state.store.sink = Recorder()
+        schema = state.package.schemas["music"]
+        for _ in range(15):
+            go_on = threading.Event()
+            holder = threading.Thread(target=state.store.exclusive, args=(lambda event=go_on: event.wait(10),))
+            holder.start()
+            waiting: list[tuple[Future[None], bool]] = []
+            for _ in range(int(random.integers(1, 60))):
+                key, year = str(random.integers(0, 12)), int(random.integers(0, 9))
+                doc = parse_id(f"id:space:music::{key}")
+                only = compile_selection("music.year > 3", state.package.schemas) if random.random() < 0.3 else None
+                met = only is None or model.get(key, {}).get("year", 0) > 3
+                kind = random.random()
+                if kind < 0.4:
+                    fields = {"year": year} | ({"cover": bytes([year])} if random.random() < 0.5 else {})
+                    waiting.append((state.store.submit(Put(doc, fields, only)), met))
+                    if met:
+                        model[key] = fields
+                elif kind < 0.7:
+                    waiting.append((state.store.submit(Remove(doc, only)), met))
+                    if met:
+                        model.pop(key, None)
+                else:
+                    update = parse_update(schema, {"year": {"increment": 1}}, str(doc))
+                    waiting.append((state.store.submit(Modify(doc, update, only)), met))
+                    if met and key in model:
+                        model[key] = model[key] | {"year": model[key]["year"] + 1}
+            before = state.store.position
+            go_on.set()
+            holder.join()
+            assert [done.exception(10) is None for done, _ in waiting] == [met for _, met in waiting]
+            assert {row.id.user: row.fields for row in state.store.scan("music")} == model
+            lids = {row.lid: row.fields for row in state.store.scan("music")}
+            seen = dict(sink.seen)  # the last of each lid
+            assert {lid: fields for lid, fields in seen.items() if fields is not None} == lids
+            written = {lid for lid, _ in sink.seen}
+            changed = state.store.exclusive(lambda start=before: state.store.changed_since(start))
+            assert changed is not None
+            assert set(changed["music"]) <= written
+
+
+def test_the_log_of_changes_knows_what_was_written_since_and_forgets_what_is_not_asked_for(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        store = state.store
+        positions = []
+        for number in range(4):
+            positions.append(store.position)
+            store.submit(put(number)).result(10)
+        store.submit(Remove(parse_id("id:space:music::1"))).result(10)
+        since = [store.exclusive(lambda at=at: store.changed_since(at)) for at in positions]
+        assert since == [{"music": [0, 1, 2, 3]}, {"music": [1, 2, 3]}, {"music": [2, 3, 1]}, {"music": [3, 1]}]
+        assert store.exclusive(lambda: store.changed_since(Position(positions[2].number, 1))) is None
+        store.exclusive(lambda: store.forget_changes(positions[2]))
+        store.submit(put(4)).result(10)
+        assert store.exclusive(lambda: store.changed_since(positions[1])) is None
+        assert store.exclusive(lambda: store.changed_since(positions[2])) == {"music": [2, 3, 1, 4]}
+        last = store.position
+    store = reopen(tmp_path)
+    try:
+        assert store.position == last
+        assert store.exclusive(lambda: store.changed_since(last)) == {"music": []}
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("cell", ["bfloat16", "float", "int8"])
+@pytest.mark.parametrize("shape", ["x[4]", "x[2],y[2]", "p{},x[4]"])
+def test_tensors_lie_in_the_store_as_to_bytes_writes_them(tmp_path: Path, cell: str, shape: str) -> None:
+    kind = tensor(f"tensor<{cell}>({shape})")
+    value = parse_feed({"a": [1.5, -2, 3, 4]} if "p" in shape else [1.5, -2, 3, 4], parse_type(str(kind)))
+    with opened(tmp_path, music(embedding=kind)) as state:
+        state.store.submit(put(1, embedding=value)).result(10)
+        (table,) = state.store.catalog.tables["music"]._blobs.keys() & {"embedding"}
+        name = state.store.catalog.tables["music"]._blobs[table]
+        assert state.store._db.execute(f"SELECT data FROM {name}").fetchall() == [(to_bytes(value),)]
+        assert next(state.store.scan("music")).fields == {"embedding": value}
+
+
 def test_an_operation_that_meets_a_bug_fails_alone_and_the_writer_lives_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -157,10 +245,10 @@ def test_a_document_that_the_index_refuses_does_not_keep_others_from_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Picky(Recorder):
-        def put(self, schema: str, lid: int, fields: Mapping[str, Any]) -> None:
-            if fields.get("year") == 2:
-                raise DocumentError("I do not like 2")
-            super().put(schema, lid, fields)
+        def show(self, schema: str, changes: Sequence[Change]) -> dict[int, Exception]:
+            liked = [(lid, fields) for lid, fields in changes if not fields or fields.get("year") != 2]
+            super().show(schema, liked)
+            return {lid: DocumentError("I do not like 2") for lid, fields in changes if (lid, fields) not in liked}
 
     with opened(tmp_path) as state, caplog.at_level("ERROR"):
         sink = state.store.sink = Picky()
@@ -247,6 +335,65 @@ def test_a_full_disk_fails_the_batch_with_507_and_the_store_goes_on(tmp_path: Pa
         assert [row.lid for row in state.store.scan("music")] == [0, 1]
 
 
+class FailingDisk:
+    """A connection whose next statement that starts with ``start`` fails as a disk does."""
+
+    def __init__(self, db: sqlite3.Connection, start: str, error: sqlite3.Error, rolls_back: bool = True) -> None:
+        self._db, self._start, self._error = db, start, error
+        self._rolls_back = rolls_back
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def _fail(self, sql: str) -> None:
+        if sql.startswith("ROLLBACK") and not self._rolls_back:
+            self._rolls_back = True
+            raise sqlite3.OperationalError("disk I/O error")
+        if self._start and sql.startswith(self._start):
+            self._start = ""
+            raise self._error
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        self._fail(sql)
+        return self._db.execute(sql, *values)
+
+    def executemany(self, sql: str, *values: Any) -> Any:
+        self._fail(sql)
+        return self._db.executemany(sql, *values)
+
+
+@pytest.mark.parametrize("start", ["BEGIN", "SELECT", "INSERT INTO doc", "INSERT INTO changes", "COMMIT"])
+@pytest.mark.parametrize(("message", "status"), [("disk I/O error", None), ("database or disk is full", 507)])
+@pytest.mark.parametrize("rolls_back", [True, False])
+def test_a_disk_error_fails_the_batch_with_what_to_do_and_the_next_one_works(
+    tmp_path: Path, start: str, message: str, status: int | None, rolls_back: bool
+) -> None:
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1)).result(10)
+        real, position = state.store._db, state.store.position
+        state.store._db = FailingDisk(real, start, sqlite3.OperationalError(message), rolls_back)  # type: ignore[assignment]
+        failed = state.store.submit(put(2, year=2)).exception(10)
+        if status is None:
+            assert isinstance(failed, StoreError)
+            assert "has space and works, and try again: nothing was changed" in str(failed)
+        else:
+            assert isinstance(failed, DocumentError)
+            assert failed.status == status
+        assert state.store.position == position
+        state.store.submit(put(3, year=3)).result(10)
+        assert [row.lid for row in state.store.scan("music")] == [0, 1]
+        assert state.store.exclusive(lambda: state.store.changed_since(position)) == {"music": [1]}
+
+
+def test_a_read_that_the_disk_fails_says_what_to_do(tmp_path: Path) -> None:
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1)).result(10)
+        state.store._local.db = FailingDisk(state.store._reader(), "SELECT", sqlite3.OperationalError("disk I/O error"))
+        with pytest.raises(StoreError, match=r"reading from .* failed: disk I/O error. See that its disk"):
+            state.store.get(parse_id("id:space:music::1"))
+        assert state.store.get(parse_id("id:space:music::1")) is not None
+
+
 def test_a_closed_store_refuses_operations(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         pass
@@ -319,11 +466,29 @@ def test_a_redeploy_keeps_documents_and_gives_them_new_fields(tmp_path: Path) ->
         assert [row.fields for row in state.store.scan("music")][1] == {"mood": "blue", "vector": vector}
 
 
-def test_a_field_that_is_gone_is_forgotten_even_when_it_comes_back(tmp_path: Path) -> None:
+def test_a_field_that_is_gone_is_unseen_until_it_comes_back_with_its_type(tmp_path: Path) -> None:
+    whole = {"year": 1, "artist": "x", "cover": b"1"}
+    with opened(tmp_path) as state:
+        for number in range(3):
+            state.store.submit(put(number, **whole)).result(10)
+        redeploy(state, music(artist=None, cover=None))
+        assert next(state.store.scan("music")).fields == {"year": 1}
+        state.store.submit(put(1, year=2)).result(10)
+        state.store.submit(Remove(parse_id("id:space:music::2"))).result(10)
+        redeploy(state, music(artist=None, cover=None, mood=STRING))
+        redeploy(state, music())
+        assert [row.fields for row in state.store.scan("music")] == [whole, {"year": 2}]
+        state.store.submit(put(9, year=9)).result(10)
+        assert state.store.get(parse_id("id:space:music::9")).fields == {"year": 9}  # type: ignore[union-attr]
+
+
+def test_a_field_that_comes_back_with_another_type_is_empty_and_needs_no_override(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         state.store.submit(put(1, year=1, artist="x", cover=b"1")).result(10)
         redeploy(state, music(artist=None, cover=None))
+        redeploy(state, music(artist=FieldType("int"), cover=STRING))
         assert next(state.store.scan("music")).fields == {"year": 1}
+        redeploy(state, music(artist=None, cover=None))
         redeploy(state, music())
         assert next(state.store.scan("music")).fields == {"year": 1}
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from email.parser import BytesParser
 from email.policy import HTTP
 from typing import Any
@@ -19,7 +20,7 @@ from urllib.parse import unquote
 from clipsearch.engine.http.messages import Request, Response, json_response
 from clipsearch.engine.package import deploy_warnings, load_package, read_tar_gz, read_zip
 from clipsearch.engine.package.model import ApplicationPackage
-from clipsearch.errors import PackageError
+from clipsearch.errors import EngineError, PackageError
 
 APPLICATION = "/application/v2/tenant/default/application/default"
 INSTANCE = f"{APPLICATION}/environment/prod/region/default/instance/default"
@@ -51,8 +52,9 @@ class Deployments:
     """The config server of one application.
 
     ``current`` gives the package that is served (None: none yet); ``activate`` puts a new one in its place, returns
-    lines for the deploy log (``level``, ``message``) and raises ``PackageError`` when it cannot. ``host`` and
-    ``query_port`` are where the container answers, as ``serviceconverge`` tells clients.
+    lines for the deploy log (``level``, ``message``) and raises ``PackageError`` when it cannot; ``check`` raises the
+    same without doing it. ``generation`` gives the number of the session that was activated last, over restarts.
+    ``host`` and ``query_port`` are where the container answers, as ``serviceconverge`` tells clients.
     """
 
     def __init__(
@@ -60,17 +62,25 @@ class Deployments:
         current: Callable[[], ApplicationPackage | None],
         activate: Callable[[ApplicationPackage], Sequence[Mapping[str, Any]]],
         *,
+        check: Callable[[ApplicationPackage], None] = lambda package: None,
+        generation: Callable[[], int] = lambda: 1,
         host: str = "localhost",
         query_port: int = 8080,
     ) -> None:
         self.current = current
         self.activate = activate
+        self.check = check
         self.host = host
         self.query_port = query_port
-        self.generation = 1
-        self._last = 1
+        self._stored_generation = generation
+        self._activated = self._last = 1
         self._sessions: OrderedDict[int, _Session] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def generation(self) -> int:
+        """The number of the session that is active; 1 before any is."""
+        return max(self._activated, self._stored_generation())
 
     def handle(self, request: Request) -> Response:
         """Answer any request to the port; errors are Vespa's ``{"error-code", "message"}``."""
@@ -80,6 +90,8 @@ class Deployments:
             return _error(400, "INVALID_APPLICATION_PACKAGE", str(error))
         except _HttpError as error:
             return _error(error.status, error.code, str(error))
+        except EngineError as error:  # the disk is full or fails: nothing was deployed
+            return _error(getattr(error, "status", 500), "INTERNAL_SERVER_ERROR", str(error))
 
     def _route(self, request: Request) -> Response:
         path = unquote(request.path).rstrip("/") or "/"
@@ -140,6 +152,7 @@ class Deployments:
 
     def _prepare_and_activate(self, request: Request) -> Response:
         session = self._upload(request)
+        self.check(session.package)
         log = self._put_active(session)
         message = f"Session {session.number} for tenant 'default' prepared and activated."
         answer = {"log": log, "tenant": "default", "session-id": str(session.number), "activated": True}
@@ -159,6 +172,8 @@ class Deployments:
         session = self._session(number)
         if request.method == "GET" and not session.prepared:
             raise _HttpError(400, "BAD_REQUEST", f"Session {number} is not prepared.")
+        if not session.prepared:
+            self.check(session.package)
         session.prepared = True
         url = f"{self._base(request)}/application/v2/tenant/default/session/{number}/active"
         message = f"Session {number} for tenant 'default' prepared."
@@ -182,7 +197,8 @@ class Deployments:
         package = load_package(_unpack(request))
         with self._lock:
             self._last = max(self._last, self.generation) + 1
-            session = self._sessions[self._last] = _Session(self._last, package)
+            session = _Session(self._last, replace(package, generation=self._last))
+            self._sessions[self._last] = session
             while len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
         return session
@@ -200,7 +216,7 @@ class Deployments:
                 message = f"Session {session.number} is older than the active one, {self.generation}: deploy it again"
                 raise _HttpError(409, "ACTIVATION_CONFLICT", message)
             log = [{"time": _now(), "level": "INFO", **line} for line in self.activate(session.package)]
-            self.generation = session.number
+            self._activated = session.number
         return [*_log(deploy_warnings(session.package)), *log]
 
     # ---- what is deployed
@@ -251,7 +267,8 @@ class Deployments:
         if name in files:
             return Response(200, files[name], "application/octet-stream")
         prefix = f"{name}/" if name else ""
-        inside = {each[len(prefix) :].partition("/")[0] for each in files if each.startswith(prefix)}
+        below = [each[len(prefix) :].partition("/") for each in files if each.startswith(prefix)]
+        inside = {first + slash for first, slash, _ in below}  # a folder ends with "/": so the client knows it
         if not inside:
             raise _HttpError(404, "NOT_FOUND", f"No such file in the application package: {name}")
         url = f"{self._base(request)}{unquote(request.path).rstrip('/')}"

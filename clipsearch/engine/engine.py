@@ -6,12 +6,11 @@ as a whole by a redeploy, so that every request sees one consistent application.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import signal
-import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +18,20 @@ from typing import Any
 
 from clipsearch.engine.deploy import Deployments
 from clipsearch.engine.documents.handler import DocumentHandler
-from clipsearch.engine.documents.store import DocumentStore
+from clipsearch.engine.documents.store import Change, DocumentStore
+from clipsearch.engine.embedding import check_embedders
 from clipsearch.engine.http.container import Container
-from clipsearch.engine.http.messages import Request, Response, json_response
+from clipsearch.engine.http.messages import Answer, Request, Response, json_response
 from clipsearch.engine.index import Index
-from clipsearch.engine.index.documents import FieldValue
+from clipsearch.engine.indexing import CHECKPOINT_CHANGES, Indexing, StoppedError
 from clipsearch.engine.package import load_package, read_folder
 from clipsearch.engine.package.model import ApplicationPackage, RankProfile, Schema
-from clipsearch.engine.package.synthetic import with_synthetic
 from clipsearch.engine.query import SearchHandler
 from clipsearch.engine.ranking import RankProgram, compile_profile
 from clipsearch.errors import EngineError, PackageError, StoreError
 
 MAX_PACKAGE = 1 << 30
 THREADS = 16
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +59,31 @@ class Engine:
         query_port: int = 8080,
         load: bool = True,
     ) -> None:
+        new = None if app is None else load_package(read_folder(app))
         self.store = DocumentStore(data)
         self._application: Application | None = None
+        self._indexing = Indexing(self.store, data)
         try:
-            self._pending = self._stored_package() if app is None else self._new_package(app)
+            self._pending = self._stored_package() if new is None else new
+            if new is not None and new.files != self.store.catalog.files:
+                self.check(new)
             if load:
                 self.load()
         except BaseException:
             self.store.close()
             raise
         self.documents = DocumentHandler(self)
-        self.container = Container(self.documents, SearchHandler(self).handle, lambda: self.package)
+        container = Container(self.documents, SearchHandler(self).handle, lambda: self.package)
+        self.container = ContainerPort(container, lambda: self.application)
         self.deploy = DeployPort(
-            Deployments(lambda: self.package, self.activate, host=query_host, query_port=query_port)
+            Deployments(
+                lambda: self.package,
+                self.activate,
+                check=self.check,
+                generation=lambda: self.store.catalog.generation,
+                host=query_host,
+                query_port=query_port,
+            )
         )
 
     def _stored_package(self) -> ApplicationPackage | None:
@@ -89,12 +99,6 @@ class Engine:
                 "Deploy one that can with --app; documents are kept"
             ) from error
 
-    def _new_package(self, app: Path) -> ApplicationPackage:
-        package = load_package(read_folder(app))
-        self.store.catalog.check(package)
-        compile_programs(package)
-        return package
-
     def load(self) -> None:
         """Loads the documents of the package to serve into its indexes."""
         package, self.store.sink = self._pending, self
@@ -102,6 +106,10 @@ class Engine:
             self.store.exclusive(lambda: self._use(package))
         elif package is not None:
             self.activate(package)
+
+    def stop_loading(self) -> None:
+        """Makes a ``load`` under way raise ``StoppedError`` soon."""
+        self._indexing.stop()
 
     # ---- what the handlers ask for
 
@@ -117,6 +125,14 @@ class Engine:
 
     # ---- deploying
 
+    def check(self, package: ApplicationPackage) -> None:
+        """Raises ``PackageError`` for whatever ``activate`` would refuse, and for embedders that cannot be used."""
+        self.store.catalog.check(package)
+        compile_programs(package)
+        for schema in package.schemas.values():
+            Index(schema, package.snowball_english)
+        check_embedders(package.embedders)
+
     def activate(self, package: ApplicationPackage) -> list[dict[str, Any]]:
         """Deploys ``package``; returns log lines for the deployer. Documents are kept.
 
@@ -126,68 +142,87 @@ class Engine:
         return self.store.exclusive(lambda: self._activate(package))
 
     def _activate(self, package: ApplicationPackage) -> list[dict[str, Any]]:
+        """Reads the documents first and changes the store last, so that what fails leaves all as it was."""
         self.store.catalog.check(package)
         programs = compile_programs(package)
-        empty = {name: self._index_for(schema, package) for name, schema in package.schemas.items()}
-        self.store.save_package(package)
-        self._load(empty)
-        self._application = Application(package, empty, programs)
+        before = self.package or self._package_before()
+        if before is not None or not self.store.catalog.files:
+            indexes = self._indexing.reopened(package, before, self._application.indexes if self._application else {})
+            self.store.save_package(package)
+        else:
+            self.store.save_package(package)
+            indexes = self._indexing.opened(package)
+        self._application = Application(package, indexes, programs)
+        self._indexing.checkpoint(package, indexes)
         return []
 
     def _use(self, package: ApplicationPackage) -> None:
         """Serves ``package``, which the store holds already."""
         self.store.catalog.use(package)
-        indexes = {name: Index(schema, package.snowball_english) for name, schema in package.schemas.items()}
-        self._load(indexes)
+        indexes = self._indexing.opened(package)
+        if self._indexing.checkpoint(package, indexes, CHECKPOINT_CHANGES):
+            indexes = self._indexing.opened(package)  # the same from disk: vectors are mapped and need no memory
         self._application = Application(package, indexes, compile_programs(package))
 
-    def _index_for(self, schema: Schema, package: ApplicationPackage) -> Index:
-        """The present index when the redeploy changes nothing that it holds, else an empty one."""
-        current = self._application
-        if current is not None:
-            old = current.package.schemas.get(schema.name)
-            same = old is not None and old.fields == schema.fields
-            if same and current.package.snowball_english == package.snowball_english:
-                return current.indexes[schema.name]
-        return Index(schema, package.snowball_english)
-
-    def _load(self, indexes: Mapping[str, Index]) -> None:
-        """Fills those ``indexes`` that are new from the store."""
-        kept = () if self._application is None else self._application.indexes.values()
-        for name, index in indexes.items():
-            if any(index is old for old in kept):
-                continue
-            try:
-                self._fill(index, name)
-            except (sqlite3.Error, ValueError, EngineError) as error:
-                raise StoreError(
-                    f"documents of '{name}' in {self.store.path} are damaged ({type(error).__name__}: {error}). "
-                    "Restore the folder from a copy, or feed an empty one"
-                ) from error
-
-    def _fill(self, index: Index, schema: str) -> None:
-        for row in self.store.scan(schema):
-            try:
-                index.put(row.lid, with_synthetic(index.schema, row.fields))
-            except EngineError as error:
-                log.warning("%s is stored but cannot be searched: %s", row.id, error)
+    def _package_before(self) -> ApplicationPackage | None:
+        """The stored package, its tables in use; None when there is none that this engine can read."""
+        if not self.store.catalog.files:
+            return None
+        try:
+            package = load_package(self.store.catalog.files)
+        except PackageError:
+            return None
+        self.store.catalog.use(package)
+        return package
 
     # ---- the store's sink: every committed change, on the writer's thread
 
-    def put(self, schema: str, lid: int, fields: Mapping[str, FieldValue]) -> None:
-        """Shows a written document to its index."""
-        if self._application is not None:
-            index = self._application.indexes[schema]
-            index.put(lid, with_synthetic(index.schema, fields))
+    def show(self, schema: str, changes: Sequence[Change]) -> Mapping[int, Exception]:
+        """Shows written and removed documents to their index."""
+        if self._application is None:
+            return {}
+        return self._indexing.show(
+            self._application.package.schemas[schema], self._application.indexes[schema], changes
+        )
 
-    def remove(self, schema: str, lid: int) -> None:
-        """Takes a removed document out of its index."""
+    def rest(self) -> None:
+        """Writes the indexes to disk when enough was changed."""
         if self._application is not None:
-            self._application.indexes[schema].remove(lid)
+            self._indexing.checkpoint(self._application.package, self._application.indexes, CHECKPOINT_CHANGES)
 
     def close(self) -> None:
-        """Finishes the operations that wait and closes the folder."""
+        """Finishes the operations that wait, writes the indexes to disk and closes the folder."""
+        self._indexing.stop()
+        application = self._application
+        if application is not None:
+            with contextlib.suppress(StoreError):  # closed already
+                self.store.exclusive(lambda: self._indexing.checkpoint(application.package, application.indexes, at=1))
         self.store.close()
+
+
+class ContainerPort:
+    """Port 8080: everything goes to ``Container``; what a redeploy trips up is asked again of the new application."""
+
+    def __init__(self, container: Container, application: Callable[[], Application | None]) -> None:
+        self._container = container
+        self._application = application
+
+    def feed(self, request: Request) -> Answer | None:
+        """A document operation."""
+        return self._container.feed(request)
+
+    def handle(self, request: Request) -> Response:
+        """Everything else."""
+        while True:
+            before = self._application()
+            try:
+                answer = self._container.handle(request)
+            except Exception:
+                if self._application() is before:
+                    raise
+                continue
+            if answer.status < 500 or request.method != "GET" or self._application() is before:
+                return answer
 
 
 class DeployPort:
@@ -251,7 +286,7 @@ def serve(data: Path, app: Path | None, host: str, port: int, deploy_port: int) 
     ``StoreError`` or ``PackageError``.
     """
     from clipsearch.engine.http.app import App, configure_logging
-    from clipsearch.serving import Listener, check_port, exposure_warning, run
+    from clipsearch.serving import Listener, check_port, exposure_warning, host_guard, run
 
     if port == deploy_port:
         raise StoreError(f"--port and --deploy-port are both {port}: choose two ports")
@@ -262,7 +297,9 @@ def serve(data: Path, app: Path | None, host: str, port: int, deploy_port: int) 
         print(warning, file=sys.stderr)
     engine = Engine(data, app, "localhost" if host in ("0.0.0.0", "::") else host, port, load=False)
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="engine")
-    container, deploys = App(Starting(503), executor), App(Starting(200), executor, MAX_PACKAGE)
+    guard = host_guard(host)
+    container = App(Starting(503), executor, host_allowed=guard)
+    deploys = App(Starting(200), executor, MAX_PACKAGE, guard)
     listeners = [Listener(container, host, port, "--port"), Listener(deploys, host, deploy_port, "--deploy-port")]
 
     def start() -> None:
@@ -273,10 +310,12 @@ def serve(data: Path, app: Path | None, host: str, port: int, deploy_port: int) 
     loading: list[Future[None]] = []
 
     def close() -> None:
+        engine.stop_loading()
         executor.shutdown(cancel_futures=True)
         engine.close()
         for done in loading:
-            done.result()
+            with contextlib.suppress(StoppedError):
+                done.result()
 
     run(listeners, lambda: loading.append(_load_in(executor, start)), close)
 
@@ -287,6 +326,8 @@ def _load_in(executor: ThreadPoolExecutor, start: Callable[[], None]) -> Future[
     def guarded() -> None:
         try:
             start()
+        except StoppedError:
+            raise
         except BaseException:
             os.kill(os.getpid(), signal.SIGTERM)
             raise

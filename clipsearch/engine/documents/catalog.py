@@ -1,8 +1,9 @@
 """What the store knows of the deployed application: its files, document types, fields and their types.
 
 A redeploy keeps every document. A field whose type changed, or a document type that is gone, is refused as by Vespa
-unless the package has a validation override for it; the values of such a field are then dropped.
-Source: Vespa's validation overrides reference.
+unless the package has a validation override for it; the values of such a field are then dropped. A field that is gone
+keeps its values, as in Vespa's document store: they are there again when it comes back with the same type.
+Source: Vespa's validation overrides reference; ``StructFieldValue`` keeps serialized fields that its type has not.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from clipsearch.errors import PackageError, StoreError
 
 FORMAT = "1"
 OVERRIDES = "validation-overrides.xml"
+REMOVED = "removed "  # before the type of a field that is gone
 _ALLOW = re.compile(r"<allow\s+until\s*=\s*['\"](\d{4}-\d{2}-\d{2})['\"][^>]*>\s*([\w-]+)\s*</allow>")
 
 
@@ -24,7 +26,8 @@ class Catalog:
     """The catalog tables of ``db``; ``tables`` maps each document type of the deployed package to its tables."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        db.executescript(CATALOG)
+        for statement in CATALOG.split(";"):
+            db.execute(statement)
         db.execute("INSERT OR IGNORE INTO meta(key, value) VALUES ('format', ?)", (FORMAT,))
         found = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()[0]
         if found != FORMAT:
@@ -35,6 +38,8 @@ class Catalog:
 
     def _read(self) -> None:
         self.files: dict[str, bytes] = dict(self._db.execute("SELECT path, content FROM application"))
+        found = self._db.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
+        self.generation = 1 if found is None else int(found[0])  # of the deployed application; 1: none yet, as in Vespa
         self._schemas: dict[str, int] = dict(self._db.execute("SELECT name, number FROM schemas"))
         self._types: dict[int, dict[str, tuple[int, str]]] = {}
         for number, schema, field, kind in self._db.execute("SELECT number, schema, field, type FROM columns"):
@@ -54,7 +59,7 @@ class Catalog:
                     )
                 continue
             for field, old, new in self._changed(number, schema):
-                if new and "field-type-change" not in allowed:
+                if new and not old.startswith(REMOVED) and "field-type-change" not in allowed:
                     problems.append(
                         f"field-type-change: Document type '{name}': Field '{field}' changed: "
                         f"data type: '{old}' -> '{new}'. " + _how_to_allow("field-type-change")
@@ -63,18 +68,20 @@ class Catalog:
             raise PackageError("\n".join(problems))
 
     def _changed(self, number: int, schema: Schema) -> list[tuple[str, str, str]]:
-        """(field, old type, new type) of every field that changed; new type "" for one that is gone."""
+        """(field, recorded type, new type) of every field that changed; new type "" for one that is gone."""
         changed = []
         for field, (_, old) in self._types.get(number, {}).items():
             current = schema.fields.get(field)
             new = str(current.type) if current is not None and current.in_document else ""
-            if new != old:
+            if new != old.removeprefix(REMOVED):
                 changed.append((field, old, new))
         return changed
 
     def save(self, package: ApplicationPackage) -> None:
         """Writes ``package`` and its tables inside the caller's transaction; ``use`` follows once it is committed."""
         db = self._db
+        generation = package.generation or self.generation + 1
+        db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES ('generation', ?)", (str(generation),))
         db.execute("DELETE FROM application")
         db.executemany("INSERT INTO application(path, content) VALUES (?, ?)", package.files.items())
         for name, number in self._schemas.items():
@@ -89,35 +96,44 @@ class Catalog:
     def use(self, package: ApplicationPackage) -> None:
         """Makes ``tables`` those of ``package``, which must be what the file holds."""
         self._read()
-        self.tables = {
-            name: SchemaTables(self._schemas[name], schema, self._columns(self._schemas[name]))
-            for name, schema in package.schemas.items()
-        }
+        self.tables = {name: self._tables_of(self._schemas[name], schema) for name, schema in package.schemas.items()}
 
-    def _columns(self, number: int) -> dict[str, int]:
-        return dict(self._db.execute("SELECT field, number FROM columns WHERE schema = ?", (number,)))
+    def _columns(self, number: int) -> dict[str, tuple[int, str]]:
+        query = "SELECT field, number, type FROM columns WHERE schema = ?"
+        return {field: (column, kind) for field, column, kind in self._db.execute(query, (number,))}
+
+    def _tables_of(self, number: int, schema: Schema) -> SchemaTables:
+        columns = self._columns(number)
+        hidden = [n for n, kind in columns.values() if kind.startswith(tuple(REMOVED + big for big in BIG))]
+        return SchemaTables(number, schema, {field: column for field, (column, _) in columns.items()}, hidden)
 
     def _create(self, number: int, schema: Schema) -> None:
         self._db.executemany(
-            "INSERT OR IGNORE INTO columns(schema, field, type) VALUES (?, ?, ?)",
+            "INSERT INTO columns(schema, field, type) VALUES (?, ?, ?) "
+            "ON CONFLICT(schema, field) DO UPDATE SET type = excluded.type",
             [(number, f.name, str(f.type)) for f in schema.fields.values() if f.in_document],
         )
-        SchemaTables(number, schema, self._columns(number)).create(self._db)
+        self._tables_of(number, schema).create(self._db)
 
     def _drop_changed(self, number: int, schema: Schema) -> None:
-        changed = {field: old for field, old, _ in self._changed(number, schema)}
-        if not changed:
-            return
-        big = [self._types[number][field][0] for field, old in changed.items() if old.startswith(BIG)]
-        SchemaTables(number, schema, self._columns(number) | dict.fromkeys(schema.fields, 0)).drop_fields(
-            self._db, changed, big
-        )
+        """Forgets the values of fields whose type changed, and hides those of fields that are gone."""
+        changed = self._changed(number, schema)
+        gone = [(REMOVED + old, number, field) for field, old, new in changed if not new]
         self._db.executemany(
-            "DELETE FROM columns WHERE schema = ? AND field = ?", [(number, field) for field in changed]
+            "UPDATE columns SET type = ? WHERE schema = ? AND field = ? AND type NOT LIKE 'removed %'", gone
+        )
+        retyped = {field: old.removeprefix(REMOVED) for field, old, new in changed if new}
+        if not retyped:
+            return
+        blobs = [self._types[number][field][0] for field, old in retyped.items() if old.startswith(BIG)]
+        columns = dict.fromkeys(schema.fields, 0)  # only its table of small fields is asked
+        SchemaTables(number, schema, columns).drop_fields(self._db, retyped, blobs)
+        self._db.executemany(
+            "DELETE FROM columns WHERE schema = ? AND field = ?", [(number, field) for field in retyped]
         )
 
     def _drop_schema(self, number: int) -> None:
-        for column in self._columns(number).values():
+        for column, _ in self._columns(number).values():
             self._db.execute(f"DROP TABLE IF EXISTS blob_{column}")
         self._db.execute(f"DROP TABLE IF EXISTS doc_{number}")
         self._db.execute("DELETE FROM columns WHERE schema = ?", (number,))

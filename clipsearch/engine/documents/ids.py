@@ -6,29 +6,28 @@ The key/value part is empty, ``n=<number>`` or ``g=<group>``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from typing import NamedTuple
 from urllib.parse import quote
 
 from clipsearch.errors import DocumentError
 
 _NUMBER_LIMIT = 1 << 64
+_ILLEGAL = re.compile("[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentId:
-    """A parsed id; at most one of ``number`` and ``group`` is set."""
+class DocumentId(NamedTuple):
+    """A parsed id; at most one of ``number`` and ``group`` is set. ``text`` is the whole id."""
 
     namespace: str
     type: str
     user: str
-    number: int | None = None
-    group: str | None = None
+    number: int | None
+    group: str | None
+    text: str
 
     def __str__(self) -> str:
-        location = "" if self.number is None else f"n={self.number}"
-        if self.group is not None:
-            location = f"g={self.group}"
-        return f"id:{self.namespace}:{self.type}:{location}:{self.user}"
+        return self.text
 
     @property
     def path(self) -> str:
@@ -54,21 +53,23 @@ def parse_id(text: str) -> DocumentId:
 def make_id(namespace: str, doctype: str, user: str, location: str = "", text: str = "") -> DocumentId:
     """An id from its parts, checked; ``location`` is "", ``n=<number>`` or ``g=<group>``."""
     text = text or f"id:{namespace}:{doctype}:{location}:{user}"
-    for name, part in (("namespace", namespace), ("document type", doctype), ("user part", user)):
-        if not part:
-            raise DocumentError(f"'{text}' is not a document id: its {name} is empty")
-    bad = next((c for c in text if ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF or ord(c) in (0xFFFE, 0xFFFF)), None)
+    if not (namespace and doctype and user):
+        empty = "namespace" if not namespace else "document type" if not doctype else "user part"
+        raise DocumentError(f"'{text}' is not a document id: its {empty} is empty")
+    bad = _ILLEGAL.search(text)
     if bad is not None:
-        raise DocumentError(f"Illegal code point U+{ord(bad):04X} in document id {text!a}")
+        raise DocumentError(f"Illegal code point U+{ord(bad[0]):04X} in document id {text!a}")
     if ":" in namespace:
         raise DocumentError(f"'{text}' is not a document id: its namespace contains ':'")
+    if not location:
+        return DocumentId(namespace, doctype, user, None, None, text)
     number, group = _location(location, text)
-    return DocumentId(namespace, doctype, user, number, group)
+    if number is not None:  # n=007 and n=7 are the same document
+        text = f"id:{namespace}:{doctype}:n={number}:{user}"
+    return DocumentId(namespace, doctype, user, number, group, text)
 
 
 def _location(location: str, text: str) -> tuple[int | None, str | None]:
-    if not location:
-        return None, None
     key, equals, value = location.partition("=")
     if equals and key == "g" and value:
         return None, value

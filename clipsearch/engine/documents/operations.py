@@ -7,13 +7,13 @@ succeeds and does nothing, and so does a remove.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from clipsearch.engine.documents.batch import Writes
 from clipsearch.engine.documents.ids import DocumentId
 from clipsearch.engine.documents.selection import Selection
-from clipsearch.engine.documents.tables import Row, SchemaTables
+from clipsearch.engine.documents.tables import Row
 from clipsearch.engine.documents.updates import Update
 from clipsearch.engine.index.documents import FieldValue
 from clipsearch.errors import DocumentError
@@ -30,13 +30,11 @@ class Put:
     condition: Selection | None = None
     create: bool = False
 
-    def resolve(self, db: sqlite3.Connection, tables: SchemaTables) -> tuple[int | None, Fields | None]:
-        """The lid of the document as it is (None: missing), and its new fields (None: nothing to write)."""
-        if self.condition is None:
-            return tables.find(db, str(self.id)), self.fields
-        old = tables.find_row(db, str(self.id))
-        check_condition(self.condition, old, self.id, self.create)
-        return (old.lid if old else None), self.fields
+    def content(self, writes: Writes) -> Fields | None:
+        """The document's new fields, None when there is nothing to write. Raises ``DocumentError`` (412)."""
+        if self.condition is not None:
+            check_condition(self.condition, writes.find_row(str(self.id)), self.id, self.create)
+        return self.fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +46,13 @@ class Modify:
     condition: Selection | None = None
     create: bool = False
 
-    def resolve(self, db: sqlite3.Connection, tables: SchemaTables) -> tuple[int | None, Fields | None]:
-        """As ``Put.resolve``."""
-        old = tables.find_row(db, str(self.id))
+    def content(self, writes: Writes) -> Fields | None:
+        """As ``Put.content``."""
+        old = writes.find_row(str(self.id))
         check_condition(self.condition, old, self.id, self.create)
         if old is None:
-            return None, self.update.apply({}) if self.create else None
-        return old.lid, self.update.apply(old.fields)
+            return self.update.apply({}) if self.create else None
+        return self.update.apply(old.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +62,10 @@ class Remove:
     id: DocumentId
     condition: Selection | None = None
 
-    def check(self, db: sqlite3.Connection, tables: SchemaTables) -> int | None:
-        """The lid to remove, or None. Raises ``DocumentError`` (412) when the condition does not hold."""
-        if self.condition is None:
-            return tables.find(db, str(self.id))
-        old = tables.find_row(db, str(self.id))
-        check_condition(self.condition, old, self.id, create=False)
-        return old.lid if old else None
+    def check(self, writes: Writes) -> None:
+        """Raises ``DocumentError`` (412) when the condition does not hold."""
+        if self.condition is not None:
+            check_condition(self.condition, writes.find_row(str(self.id)), self.id, create=False)
 
 
 Operation = Put | Modify | Remove

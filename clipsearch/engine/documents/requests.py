@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -28,11 +27,11 @@ _PATHS = """/document/v1/
 /document/v1/{namespace}/{documentType}/docid/{*}
 /document/v1/{namespace}/{documentType}/group/{group}/{*}
 /document/v1/{namespace}/{documentType}/number/{number}/{*}"""
-_TIMEOUT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(ks|s|ms|\N{MICRO SIGN}s)?\s*")
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(ks|s|ms|\N{MICRO SIGN}s)?\s*")
+_UNITS = {"ks": 1e3, "s": 1.0, "ms": 1e-3, "\N{MICRO SIGN}s": 1e-6}
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentPath:
+class DocumentPath(NamedTuple):
     """A document/v1 path, decoded; ``user`` is None for a path that names many documents."""
 
     raw: str
@@ -60,7 +59,11 @@ def parse_path(raw: str) -> DocumentPath:
     """The percent-encoded ``raw``. Raises ``DocumentError`` (404 with the paths there are, 400 a bad number)."""
     if raw.rstrip("/") == ROOT:
         return DocumentPath(raw)
-    parts = [_decode(part) for part in raw.removeprefix(ROOT + "/").split("/")]
+    parts = raw[len(ROOT) + 1 :].split("/")
+    if "%" in raw:
+        parts = [_decode(part) for part in parts]
+    elif not raw.isascii():
+        parts = [_decode(part.encode("latin-1", "replace")) for part in parts]
     if not raw.startswith(ROOT + "/") or len(parts) < 3 or "" in parts[:3]:
         raise _nothing_at(raw)
     namespace, doctype, kind, *rest = parts
@@ -71,16 +74,23 @@ def parse_path(raw: str) -> DocumentPath:
     user = "/".join(rest[1:]) or None
     if kind == "group":
         return DocumentPath(raw, namespace, doctype, group=rest[0], user=user)
-    if not (rest[0].isascii() and rest[0].isdecimal()) or int(rest[0]) >= 1 << 64:
-        raise DocumentError(f"Failed parsing '{rest[0]}': it is not an unsigned 64-bit number")
-    return DocumentPath(raw, namespace, doctype, number=int(rest[0]), user=user)
+    number = rest[0]
+    if not (number.isascii() and number.isdecimal()) or len(number) > 20 or int(number) >= 1 << 64:
+        raise DocumentError(f"Failed parsing '{number}': it is not an unsigned 64-bit number")
+    return DocumentPath(raw, namespace, doctype, number=int(number), user=user)
 
 
-def _decode(part: str) -> str:
+def _decode(part: str | bytes) -> str:
+    data = part if isinstance(part, bytes) else part.encode("latin-1", "replace")
     try:
-        return unquote_to_bytes(part).decode("utf-8")
+        return unquote_to_bytes(data).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DocumentError(f"'{part}' in the path is not percent-encoded UTF-8") from error
+        raise DocumentError(f"'{data!r}' in the path is not percent-encoded UTF-8") from error
+
+
+def allowed_methods(path: DocumentPath) -> tuple[str, ...]:
+    """What may be done at ``path``; documents are updated only below a document type."""
+    return ("GET", "POST", "PUT", "DELETE") if path.type else ("GET", "POST", "DELETE")
 
 
 def _nothing_at(raw: str) -> DocumentError:
@@ -93,6 +103,11 @@ class Parameters:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._values = dict(request.query)
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self._values)
 
     def text(self, name: str) -> str | None:
         """The last value of ``name``; None when it is not given."""
@@ -141,15 +156,32 @@ class Parameters:
         value = self.text(name)
         if value is None:
             return default
-        if not re.fullmatch(r"-?[0-9]{1,18}", value, re.ASCII):
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", value, re.ASCII):
             raise DocumentError(f"Failed parsing '{value}': {name} must be an integer")
+        return int(value)
+
+    def unsigned(self, name: str) -> int | None:
+        """``name`` as an unsigned 64-bit integer; None when it is not given."""
+        value = self.text(name)
+        if value is None:
+            return None
+        if not re.fullmatch(r"\+?[0-9]{1,20}", value, re.ASCII) or int(value) >= 1 << 64:
+            raise DocumentError(f"Failed parsing '{value}': {name} must be an unsigned integer")
         return int(value)
 
     def check_timeout(self) -> None:
         """Refuses a timeout that is none; the engine's operations are too short to need it."""
-        value = self.text("timeout")
-        if value is not None and not _TIMEOUT.fullmatch(value):
+        self.duration("timeout", 0.0)
+
+    def duration(self, name: str, default: float) -> float:
+        """``name`` as seconds: ``10``, ``10s``, ``500ms``."""
+        value = self.text(name)
+        if value is None:
+            return default
+        match = _DURATION.fullmatch(value)
+        if match is None:
             raise DocumentError(f"Failed parsing '{value}': expected a duration such as 10, 10s or 500ms")
+        return float(match[1]) * _UNITS[match[2] or "s"]
 
     def cluster(self, package: ApplicationPackage, name: str = "cluster", required: bool = False) -> None:
         """Checks that ``name``, when given, is the content cluster's id."""
@@ -167,19 +199,33 @@ class Parameters:
         return value
 
 
-def parse_body(body: bytes, doc: str, operation: str) -> dict[str, Any]:
-    """A put or update's JSON object, which has a ``fields`` object. Raises ``DocumentError`` (400)."""
-    if not body.strip():
-        raise DocumentError("expected start of root object, got null")
+def parse_body(body: bytes) -> dict[str, Any]:
+    """A put or update's JSON object, which has an object ``fields``. Raises ``DocumentError`` (400)."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise DocumentError(f"the request body is not JSON: {error}") from error
+        if not body.strip():
+            raise DocumentError("expected start of root object, got null") from error
+        raise DocumentError(f"failed parsing document: {error}") from error
     if not isinstance(value, dict):
-        raise DocumentError("expected start of root object, got another JSON value")
-    if not isinstance(value.get("fields"), dict):
-        raise DocumentError(f"{operation} of document {doc} is missing a 'fields' map")
+        raise DocumentError(f"expected start of root object, got {_token(value)}")
+    if "fields" not in value:
+        raise DocumentError('document is missing the required "fields" field')
+    if not isinstance(value["fields"], dict):
+        raise DocumentError(f"Expected start of JSON object, got {_token(value['fields'])}")
+    if not isinstance(value.get("condition", ""), (str, type(None))):
+        raise DocumentError(f"expected string value for condition, got {_token(value['condition'])}")
+    if not isinstance(value.get("create", True), bool):
+        raise DocumentError(f"failed parsing document: create must be true or false, got {_token(value['create'])}")
     return value
+
+
+def _token(value: Any) -> str:
+    """What Vespa's JSON parser calls the first token of ``value``."""
+    if value is None or isinstance(value, bool):
+        return f"VALUE_{'NULL' if value is None else str(value).upper()}"
+    names = {dict: "START_OBJECT", list: "START_ARRAY", str: "VALUE_STRING", int: "VALUE_NUMBER_INT"}
+    return names.get(type(value), "VALUE_NUMBER_FLOAT")
 
 
 def field_set(text: str | None, doctype: str, schema: Schema) -> Collection[str] | None:
@@ -195,10 +241,11 @@ def field_set(text: str | None, doctype: str, schema: Schema) -> Collection[str]
         return () if not doctype else _wrong_type(text, doctype)
     if names in ("[document]", "[all]"):
         return None
-    chosen = [name.strip() for name in names.split(",")]
-    for name in chosen:
-        if name not in schema.fields:
+    chosen: list[str] = []
+    for name in (each.strip() for each in names.split(",")):
+        if name not in schema.fields and name not in schema.fieldsets:
             raise DocumentError(f"Field '{name}' in field set '{text}' does not exist in document type '{wanted}'")
+        chosen += [name] if name in schema.fields else schema.fieldsets[name]
     return chosen
 
 

@@ -35,14 +35,17 @@ def tensor_change(kind: TensorType, op: str, operand: Any) -> Change:
     if op == "modify":
         return _modify(kind, operand)
     if not kind.mapped:
-        raise DocumentError(f"tensor {op} needs a mapped dimension, but the type is {kind}")
+        raise DocumentError(
+            f"{'An add' if op == 'add' else 'A remove'} update can only be applied to tensors with at least one sparse "
+            f"dimension, but the type is {kind}"
+        )
     if op == "add":
         return _add(kind, parse_feed(operand, kind))
     return _remove(kind, operand)
 
 
 def _blocks(value: FieldValue | None) -> dict[Labels, NDArray[Any]]:
-    return {labels: block.copy() for labels, block in value.blocks()} if isinstance(value, Tensor) else {}
+    return {labels: np.array(block) for labels, block in value.blocks()} if isinstance(value, Tensor) else {}
 
 
 def _tensor(kind: TensorType, blocks: Mapping[Labels, NDArray[Any]]) -> Tensor:
@@ -59,8 +62,8 @@ def _add(kind: TensorType, added: Tensor) -> Change:
 
 def _remove(kind: TensorType, operand: Mapping[str, Any]) -> Change:
     addresses = operand.get("addresses")
-    if not isinstance(addresses, list):
-        raise DocumentError("tensor remove expects 'addresses', a list")
+    if not isinstance(addresses, list) or not addresses:
+        raise DocumentError("Remove update does not contain tensor addresses")
     names = {dimension.name for dimension in kind.mapped}
     for address in addresses:
         if not isinstance(address, Mapping) or not address or not address.keys() <= names:
@@ -85,9 +88,14 @@ def _matches(labels: Mapping[str, str], address: Mapping[str, Any]) -> bool:
 
 
 def _modify(kind: TensorType, operand: Mapping[str, Any]) -> Change:
+    unknown = operand.keys() - {"operation", "create", "cells", "blocks"}
+    if unknown:
+        raise DocumentError(f"Unknown JSON string '{min(unknown)}' in modify update")
     name = operand.get("operation")
-    if name not in _OPERATIONS:
-        raise DocumentError(f"Unknown tensor modify operation '{name}', expected replace, add or multiply")
+    if not isinstance(name, str) or name not in _OPERATIONS:
+        raise DocumentError(f"Unknown operation '{name}' in modify update, expected replace, add or multiply")
+    if not isinstance(operand.get("create", False), bool):
+        raise DocumentError("'create' in a modify update must be true or false")
     combine, start, create = _OPERATIONS[name], _START[name], operand.get("create", False) is True
     cells = _cells(kind, operand)
 

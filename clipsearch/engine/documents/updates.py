@@ -7,23 +7,24 @@ can serialise read, change and write per document. Source: Vespa's document JSON
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clipsearch.engine.documents.element_updates import (
+    ARITHMETIC,
+    is_field_path,
+    match_change,
+    number_operand,
+    path_change,
+)
 from clipsearch.engine.documents.tensor_updates import Change, tensor_change
 from clipsearch.engine.documents.values import document_field, parse_field
 from clipsearch.engine.index.documents import FieldValue
 from clipsearch.engine.package.model import Field, Schema
 from clipsearch.errors import DocumentError, ExpressionError
 
-_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
-    "increment": lambda old, by: old + by,
-    "decrement": lambda old, by: old - by,
-    "multiply": lambda old, by: old * by,
-    "divide": lambda old, by: old / by,
-}
-_NUMERIC = ("int", "long", "float", "double")
+_NUMERIC = ("byte", "int", "long", "float", "double")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +48,21 @@ class Update:
 def parse_update(schema: Schema, fields: Any, doc: str) -> Update:
     """The feed JSON ``fields`` of an update of ``doc``.
 
-    Raises ``DocumentError`` (400): an unknown field or operation, a value of the wrong type, or an update that the
-    local engine does not support (``match``, field paths), named.
+    Raises ``DocumentError`` (400): an unknown field or operation, or a value of the wrong type; or an update that the
+    local engine does not support, named.
     """
     changes: list[tuple[str, Change]] = []
     for name, operations in fields.items():
-        if any(c in name for c in ".[{"):
-            raise DocumentError(f"Error in '{name}': field paths are not supported by the local engine")
-        field = document_field(schema, name)
-        if not isinstance(operations, Mapping):
-            raise DocumentError(f"Error in '{name}': Expected start of JSON object with an update operation")
-        changes.extend((name, _change(field, op, operand, doc)) for op, operand in operations.items())
+        try:
+            if not isinstance(operations, Mapping):
+                raise DocumentError("Expected start of JSON object with an update operation")
+            for op, operand in operations.items():
+                if is_field_path(name):
+                    changes.append(path_change(schema, name, op, operand))
+                else:
+                    changes.append((name, _change(document_field(schema, name), op, operand, doc)))
+        except (DocumentError, ExpressionError) as error:
+            raise DocumentError(f"Error in '{name}': {error}") from error
     return Update(tuple(changes))
 
 
@@ -65,42 +70,41 @@ def _change(field: Field, op: str, operand: Any, doc: str) -> Change:
     if op == "assign":
         value = None if operand is None else parse_field(field, operand, doc)
         return lambda old: value
-    if op in _ARITHMETIC:
+    if op in ARITHMETIC:
         return _arithmetic(field, op, operand, doc)
+    if op == "modify" and field.type.tensor is None:
+        raise DocumentError(
+            f"A modify update can only be applied to tensor fields. Field '{field.name}' is of type '{field.type}'"
+        )
     if field.type.tensor is not None and op in ("add", "remove", "modify"):
-        try:
-            return tensor_change(field.type.tensor, op, operand)
-        except (DocumentError, ExpressionError) as error:
-            raise DocumentError(f"Error in '{field.name}': {error}") from error
+        return tensor_change(field.type.tensor, op, operand)
     if op in ("add", "remove"):
         return _collection_change(field, op, operand, doc)
     if op == "match":
-        raise DocumentError(f"Error in '{field.name}': update operation 'match' is not supported by the local engine")
+        return match_change(field, operand)
     raise DocumentError(
-        f"Error in '{field.name}': Unknown update operation '{op}', expected one of assign, add, remove, "
-        f"{', '.join(_ARITHMETIC)}"
+        f"Unknown update operation '{op}', expected one of assign, add, remove, match, modify, {', '.join(ARITHMETIC)}"
     )
 
 
 def _arithmetic(field: Field, op: str, operand: Any, doc: str) -> Change:
     if field.type.kind not in _NUMERIC:
-        raise DocumentError(f"Error in '{field.name}': cannot {op} a field of type {field.type}")
-    if isinstance(operand, bool) or not isinstance(operand, (int, float)):
-        raise DocumentError(f"Error in '{field.name}': {op} expects a number, got '{operand}'")
-    if op == "divide" and operand == 0:
-        raise DocumentError(f"Error in '{field.name}': division by zero")
+        raise DocumentError(f"cannot {op} a field of type {field.type}")
+    by = number_operand(op, operand)
+    if op == "divide" and by == 0:
+        raise DocumentError("division by zero")
 
     def change(old: FieldValue | None) -> FieldValue | None:
         # As Vespa's attributes: arithmetic on a field without a value leaves it without one.
         if not isinstance(old, (int, float)):
             return old
         try:
-            result = _ARITHMETIC[op](old, operand)
+            result = ARITHMETIC[op](old, by)
         except OverflowError:
             result = math.inf
         if not math.isfinite(result):
             raise DocumentError(f"Error in '{field.name}': the result of {op} is too large for {field.type}")
-        return parse_field(field, int(result) if field.type.kind in ("int", "long") else result, doc)
+        return parse_field(field, int(result) if field.type.kind in ("byte", "int", "long") else result, doc)
 
     return change
 
@@ -113,12 +117,12 @@ def _collection_change(field: Field, op: str, operand: Any, doc: str) -> Change:
         given = _weights(field, operand) if isinstance(operand, list) else operand
         weights = parse_field(field, given, doc)
         return _set_add(weights) if op == "add" else _set_remove(weights)
-    raise DocumentError(f"Error in '{field.name}': cannot {op} in a field of type {field.type}")
+    raise DocumentError(f"cannot {op} in a field of type {field.type}")
 
 
 def _weights(field: Field, keys: list[Any]) -> dict[Any, int]:
     if any(key is None or isinstance(key, (list, Mapping)) for key in keys):
-        raise DocumentError(f"Error in '{field.name}': a key of {field.type} must be a plain value")
+        raise DocumentError(f"a key of {field.type} must be a plain value")
     return dict.fromkeys(keys, 1)
 
 

@@ -7,20 +7,22 @@ JSON string or number alike (``"width": "640"``), null in a put leaves the field
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from clipsearch.engine.index.documents import FieldValue
 from clipsearch.engine.package.model import Field, FieldType, Schema
-from clipsearch.engine.tensors import Tensor, parse_feed, render
+from clipsearch.engine.package.synthetic import for_document, for_update
+from clipsearch.engine.tensors import Tensor, feed_reader, render
 from clipsearch.errors import DocumentError, ExpressionError
 
-_INT_RANGES = {"int": 1 << 31, "long": 1 << 63}
+_INT_RANGES = {"byte": 1 << 7, "int": 1 << 31, "long": 1 << 63}
 # What Vespa's Text.isTextCharacter refuses in a string field; lone surrogates cannot leave orjson.
+_NOT_BASE64 = re.compile("[^A-Za-z0-9+/=]")
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufdd0-\ufddf\ufffe\uffff]")
 
 
@@ -41,35 +43,63 @@ def parse_fields(schema: Schema, fields: Mapping[str, Any], doc: str) -> dict[st
     Raises ``DocumentError`` (400): an unknown field, or a value that does not fit its field.
     """
     values: dict[str, FieldValue] = {}
+    readers = _readers_of(schema)
     for name, value in fields.items():
-        field = document_field(schema, name)
-        if value is not None:
-            values[name] = parse_field(field, value, doc)
-    return values
+        reader = readers.get(name)
+        if reader is None:
+            document_field(schema, name)  # says what is wrong with the name
+        elif value is not None:
+            try:
+                values[name] = reader(value)
+            except (DocumentError, ExpressionError) as error:
+                raise _misfit(schema.fields[name], doc, error) from error
+    return for_document(schema, values)
 
 
 def parse_field(field: Field, value: Any, doc: str) -> FieldValue:
     """One field's JSON ``value``. Raises ``DocumentError`` (400) that names document, field and type."""
     try:
-        return parse_value(field.type, value)
+        return for_update(field, parse_value(field.type, value))
     except (DocumentError, ExpressionError) as error:
-        raise DocumentError(
-            f"Error in document '{doc}' - could not parse field '{field.name}' of type '{field.type}': {error}"
-        ) from error
+        raise _misfit(field, doc, error) from error
+
+
+def _misfit(field: Field, doc: str, error: Exception) -> DocumentError:
+    return DocumentError(
+        f"Error in document '{doc}' - could not parse field '{field.name}' of type '{field.type}': {error}"
+    )
 
 
 def parse_value(kind: FieldType, value: Any) -> FieldValue:
     """JSON ``value`` as a value of type ``kind``. Raises ``DocumentError`` or ``ExpressionError``."""
-    if kind.kind == "tensor":
-        if kind.tensor is None:
-            raise DocumentError("the tensor field has no type")
-        return parse_feed(value, kind.tensor)
-    if kind.kind == "array" and kind.element is not None:
-        items: list[str] = _parse_array(kind.element, value)
-        return items
-    if kind.kind == "weightedset" and kind.element is not None:
-        return _parse_weighted_set(kind.element, value)
-    return _parse_scalar(kind.kind, value)
+    return _reader(kind)(value)
+
+
+Reader = Callable[[Any], FieldValue]
+# id of a schema -> the schema (so that the id stays its own) and the readers of its document's fields
+_READERS: dict[int, tuple[Schema, dict[str, Reader]]] = {}
+_MAX_READERS = 64
+
+
+def _readers_of(schema: Schema) -> dict[str, Reader]:
+    """What reads each field of ``schema``'s documents, made once a schema."""
+    found = _READERS.get(id(schema))
+    if found is None:
+        if len(_READERS) >= _MAX_READERS:
+            _READERS.clear()
+        readers = {field.name: _reader(field.type) for field in schema.fields.values() if field.in_document}
+        found = _READERS[id(schema)] = (schema, readers)
+    return found[1]
+
+
+def _reader(kind: FieldType) -> Reader:
+    if kind.kind == "tensor" and kind.tensor is not None:
+        return feed_reader(kind.tensor)
+    if kind.kind == "string":
+        return _parse_string
+    if kind.kind in ("array", "weightedset") and kind.element is not None:
+        return partial(_parse_array if kind.kind == "array" else _parse_weighted_set, kind.element)
+    return partial(_parse_scalar, kind.kind)
 
 
 def _parse_array(element: FieldType, value: Any) -> Any:
@@ -89,10 +119,9 @@ def _parse_weighted_set(element: FieldType, value: Any) -> dict[str, int]:
 
 
 def _parse_scalar(kind: str, value: Any) -> str | int | float | bool | bytes:
-    if isinstance(value, (list, Mapping)) or value is None:
-        raise DocumentError(f"Expected a value of type {kind}, got {_json_kind(value)}")
     if kind == "string":
         return _parse_string(value)
+    _refuse_structure(kind, value)
     if kind in _INT_RANGES:
         return _parse_int(kind, value)
     if kind in ("float", "double"):
@@ -104,7 +133,14 @@ def _parse_scalar(kind: str, value: Any) -> str | int | float | bool | bytes:
     raise DocumentError(f"fields of type {kind} are not supported by the local engine")
 
 
+def _refuse_structure(kind: str, value: Any) -> None:
+    if isinstance(value, (list, Mapping)) or value is None:
+        raise DocumentError(f"Expected a value of type {kind}, got {_json_kind(value)}")
+
+
 def _parse_string(value: Any) -> str:
+    if not isinstance(value, str):
+        _refuse_structure("string", value)
     text = value if isinstance(value, str) else _json_text(value)
     bad = _NOT_TEXT.search(text)
     if bad is not None:
@@ -113,8 +149,10 @@ def _parse_string(value: Any) -> str:
 
 
 def _parse_int(kind: str, value: Any) -> int:
-    text = _json_text(value)
     limit = _INT_RANGES[kind]
+    if type(value) is int and -limit <= value < limit:
+        return value
+    text = _json_text(value)
     if not re.fullmatch(r"[+-]?[0-9]{1,19}", text, re.ASCII) or not -limit <= int(text) < limit:
         raise DocumentError(f'For input string: "{text}"')
     return int(text)
@@ -123,7 +161,7 @@ def _parse_int(kind: str, value: Any) -> int:
 def _parse_real(kind: str, value: Any) -> float:
     text = _json_text(value)
     try:
-        number = float(text)
+        number = float("" if "_" in text else text)  # Python alone reads 1_000
         if kind == "float":
             number = float(struct.unpack("<f", struct.pack("<f", number))[0])
     except (ValueError, OverflowError) as error:
@@ -141,10 +179,13 @@ def _parse_bool(value: Any) -> bool:
 
 
 def _parse_raw(value: Any) -> bytes:
-    try:
-        return base64.b64decode(_json_text(value).encode(), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DocumentError(f"a raw field is fed as base64: {error}") from error
+    """Base64 as Java's MIME decoder reads it: characters outside the alphabet are skipped, padding may be missing."""
+    text = _NOT_BASE64.sub("", _json_text(value))
+    digits = text.rstrip("=")
+    left, padding = len(digits) % 4, len(text) - len(digits)
+    if left == 1 or "=" in digits or padding not in (0, -left % 4):
+        raise DocumentError("a raw field is fed as base64: the end, or the padding, is wrong")
+    return base64.b64decode(digits + "=" * (-left % 4))
 
 
 def _json_text(value: Any) -> str:

@@ -2,14 +2,17 @@
 
 Documents come in the order of document type and local id; the continuation names the last one seen. Slices divide
 documents by a hash of their id, so that slices of one visit are disjoint whatever is written meanwhile.
-Source: Vespa's document/v1 reference, "Visit". ``fromTimestamp``, ``toTimestamp``, ``includeRemoves`` and copying
-between clusters are refused by name.
+Source: Vespa's document/v1 reference, "Visit", and ``DocumentV1ApiHandler``. ``fromTimestamp``, ``toTimestamp`` and
+``includeRemoves`` are refused by name: neither times of writing nor removed documents are kept.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
+import sqlite3
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -29,13 +32,14 @@ from clipsearch.engine.documents.requests import (
 )
 from clipsearch.engine.documents.selection import Selection, compile_selection
 from clipsearch.engine.documents.store import DocumentStore
-from clipsearch.engine.documents.tables import BIG, Row
+from clipsearch.engine.documents.tables import Row
 from clipsearch.engine.documents.updates import parse_update
 from clipsearch.engine.http.messages import Request, Response
 from clipsearch.engine.package.model import ApplicationPackage, Schema
-from clipsearch.errors import DocumentError
+from clipsearch.errors import DocumentError, EngineError
 
 MAX_COUNT = 1024
+TIME_CHUNK = 60.0  # seconds that one update or removal of many documents takes, about
 _WINDOW = 512
 _ALL = 1 << 62
 
@@ -73,10 +77,6 @@ class Visits:
                 "Must set 'cluster' parameter to a valid content cluster id when visiting at a root /document/v1/ level"
             )
         parameters.cluster(self._package)
-        first, last = parameters.number("fromTimestamp", 0), parameters.number("toTimestamp", 0)
-        if last and last < first:
-            raise DocumentError("toTimestamp must be greater than, or equal to, fromTimestamp")
-        parameters.unsupported("fromTimestamp", "toTimestamp")
         if parameters.flag("includeRemoves"):
             parameters.unsupported("includeRemoves")
         tensors = parameters.tensors()
@@ -85,7 +85,7 @@ class Visits:
         rows = self._rows()
         if not streamed:
             return self._page(rows, min(limit, MAX_COUNT), tensors)
-        jsonl = _prefers_jsonl(self._request.headers.get("accept", ""))
+        jsonl = prefers_jsonl(self._request.headers.get("accept", ""))
         chunks = self._jsonl(rows, limit, tensors) if jsonl else self._json(rows, limit, tensors)
         return Response(200, chunks, "application/jsonl; charset=UTF-8" if jsonl else CONTENT_TYPE)
 
@@ -93,7 +93,7 @@ class Visits:
         taken = list(islice(rows, limit))
         body: dict[str, Any] = {
             "pathId": self._path.raw,
-            "documents": [{"id": str(row.id), "fields": self._render(row, tensors)} for row in taken],
+            "documents": [{"id": row.id.text, "fields": self._render(row, tensors)} for row in taken],
             "documentCount": len(taken),
         }
         if len(taken) == limit and next(rows, None) is not None:
@@ -102,53 +102,76 @@ class Visits:
 
     def _json(self, rows: Iterator[Row], limit: int, tensors: str) -> Iterator[bytes]:
         yield b'{"pathId":' + orjson.dumps(self._path.raw) + b',"documents":['
-        count, last = 0, None
-        for last in islice(rows, limit):
-            line = orjson.dumps({"id": str(last.id), "fields": self._render(last, tensors)})
-            yield b"," + line if count else line
-            count += 1
-        tail: dict[str, Any] = {"documentCount": count}
-        if last is not None and next(rows, None) is not None:
-            tail["continuation"] = self._token(last)
-        yield b"]," + orjson.dumps(tail)[1:]
+        end: dict[str, Any] = {"documentCount": 0}
+        try:
+            last = None
+            for last in islice(rows, limit):
+                line = orjson.dumps({"id": last.id.text, "fields": self._render(last, tensors)})
+                yield b"," + line if end["documentCount"] else line
+                end["documentCount"] += 1
+            if last is not None and next(rows, None) is not None:
+                end["continuation"] = self._token(last)
+        except (EngineError, sqlite3.Error) as error:  # too late for a status: Vespa says so in the body as well
+            end["message"] = str(error)
+        yield b"]," + orjson.dumps(end)[1:]
 
     def _jsonl(self, rows: Iterator[Row], limit: int, tensors: str) -> Iterator[bytes]:
-        count, last = 0, None
-        for last in islice(rows, limit):
-            yield orjson.dumps({"put": str(last.id), "fields": self._render(last, tensors)}) + b"\n"
-            count += 1
-        if last is not None and next(rows, None) is not None:
-            yield orjson.dumps({"continuation": self._token(last)}) + b"\n"
-        yield orjson.dumps({"documentCount": count}) + b"\n"
+        count, last, more = 0, None, False
+        try:
+            for last in islice(rows, limit):
+                yield orjson.dumps({"put": last.id.text, "fields": self._render(last, tensors)}) + b"\n"
+                count += 1
+                if count % _WINDOW == 0:  # a client that is cut off goes on from the last of these that it saw
+                    yield self._continuation(last)
+            more = last is not None and next(rows, None) is not None
+        except (EngineError, sqlite3.Error) as error:
+            yield orjson.dumps({"message": {"text": str(error), "severity": "error"}}) + b"\n"
+        else:
+            yield self._continuation(last if more else None)
+        yield orjson.dumps({"sessionStats": {"documentCount": count}}) + b"\n"
+
+    def _continuation(self, last: Row | None) -> bytes:
+        """The line that says where a visit goes on after ``last``; None: it is finished."""
+        if last is None:
+            return orjson.dumps({"continuation": {"percentFinished": 100.0}}) + b"\n"
+        total = max(1, sum(self._store.count(schema.name) for schema in self._schemas()))
+        percent = min(99.0, 100.0 * (last.lid + 1) / max(total, last.lid + 1))
+        return orjson.dumps({"continuation": {"token": self._token(last), "percentFinished": percent}}) + b"\n"
 
     def _update(self) -> Response:
-        schema = schema_of(self._package, self._path)
+        self._parameters.cluster(self._package, required=True)
         selection = self._where()
-        body = parse_body(self._request.body, f"id:dummy:{schema.name}::", "update")
+        schema = schema_of(self._package, self._path)
+        body = parse_body(self._request.body)
         update = parse_update(schema, body["fields"], f"id:dummy:{schema.name}::")
-        return self._apply(lambda row: Modify(row.id, update, selection))
+        create = body.get("create", False)
+        return self._apply(lambda row: Modify(row.id, update, selection, create))
 
     def _remove(self) -> Response:
-        self._parameters.require("selection")
         selection = self._where()
         return self._apply(lambda row: Remove(row.id, selection))
 
     def _copy(self) -> Response:
+        """Copies to ``destinationCluster``, of which there is one: every document is there already."""
         self._parameters.require("destinationCluster")
-        raise DocumentError(
-            "Copying documents to 'destinationCluster' is not supported by the local engine: it has one cluster"
-        )
+        self._parameters.cluster(self._package, "destinationCluster")
+        self._where()
+        return reply(200, {"pathId": self._path.raw, "documentCount": sum(1 for _ in self._rows(ids_only=True))})
 
     def _where(self) -> Selection:
         self._parameters.disallow("concurrency", "fieldSet", "route", "wantedDocumentCount")
-        self._parameters.require("cluster")
-        selection = compile_selection(self._parameters.require("selection"), self._package.schemas)
-        self._parameters.cluster(self._package)
-        return selection
+        text = self._parameters.require("selection")
+        self._parameters.cluster(self._package, required=True)
+        return compile_selection(text, self._package.schemas)
 
     def _apply(self, operation: Callable[[Row], Operation]) -> Response:
-        """Applies ``operation`` to every visited document; one changed meanwhile is left alone, not counted."""
-        rows, count = self._rows(ids_only=True), 0
+        """Applies ``operation`` to every visited document, for about ``timeChunk``; then there is a continuation.
+
+        A document that was changed meanwhile so that it is no longer selected is left alone, but counted, as in Vespa.
+        """
+        until = time.monotonic() + self._parameters.duration("timeChunk", TIME_CHUNK)
+        rows, count, last = self._rows(ids_only=True), 0, None
+        body: dict[str, Any] = {"pathId": self._path.raw, "documentCount": 0}
         while window := list(islice(rows, _WINDOW)):
             waiting: list[Future[None]] = [
                 self._store.submit(operation(row), schema=self._package.schemas[row.id.type]) for row in window
@@ -156,11 +179,17 @@ class Visits:
             for done in waiting:
                 try:
                     done.result()
-                    count += 1
                 except DocumentError as error:
                     if error.status != 412:
                         raise
-        return reply(200, {"pathId": self._path.raw, "documentCount": count})
+            count += len(window)
+            last = window[-1]
+            if time.monotonic() >= until:
+                break
+        body["documentCount"] = count
+        if last is not None and next(rows, None) is not None:
+            body["continuation"] = self._token(last)
+        return reply(200, body)
 
     # ---- which documents
 
@@ -173,6 +202,7 @@ class Visits:
         """The visited documents; parameters are checked before the first is read."""
         text = self._parameters.text("selection")
         selection = None if text is None else compile_selection(text, self._package.schemas)
+        self._check_times()
         slices, slice_id = self._slice()
         space = self._parameters.text("bucketSpace") or "default"
         if space not in BUCKET_SPACES:
@@ -184,22 +214,31 @@ class Visits:
 
         def rows() -> Iterator[Row]:
             for schema in schemas:
-                fields = self._read_fields(schema, ids_only)
+                fields = self._read_fields(schema, selection, ids_only)
                 for row in self._store.scan(schema.name, after if schema.name == start else -1, fields):
                     if not self._path.holds(row.id):
                         continue
-                    if slices > 1 and zlib.crc32(str(row.id).encode()) % slices != slice_id:
+                    if slices > 1 and zlib.crc32(row.id.text.encode()) % slices != slice_id:
                         continue
                     if selection is None or selection.matches(row.id, row.fields):
                         yield row
 
         return rows()
 
-    def _read_fields(self, schema: Schema, ids_only: bool) -> set[str] | None:
+    def _check_times(self) -> None:
+        """The engine keeps no time of writing: a visit from 0 on without end is all that it can answer."""
+        first, last = self._parameters.unsigned("fromTimestamp"), self._parameters.unsigned("toTimestamp")
+        if last is not None and (first or 0) > last:
+            raise DocumentError("toTimestamp must be greater than, or equal to, fromTimestamp")
+        if first:
+            self._parameters.unsupported("fromTimestamp")
+        if last is not None:
+            self._parameters.unsupported("toTimestamp")
+
+    def _read_fields(self, schema: Schema, selection: Selection | None, ids_only: bool) -> set[str] | None:
+        """The fields to read: those to show, and those that the selection looks at; None: all."""
         wanted = () if ids_only else self._wanted(schema)
-        if wanted is None:
-            return None
-        return {f.name for f in schema.fields.values() if f.type.kind not in BIG or f.name in wanted}
+        return None if wanted is None else {*wanted, *(selection.fields if selection is not None else ())}
 
     def _wanted(self, schema: Schema) -> Any:
         return field_set(self._parameters.text("fieldSet"), self._path.type, schema)
@@ -209,6 +248,9 @@ class Visits:
         return render_fields(schema, row.fields, tensors, self._wanted(schema))
 
     def _slice(self) -> tuple[int, int]:
+        given = [self._parameters.text(name) is not None for name in ("slices", "sliceId")]
+        if any(given) and not all(given):
+            raise DocumentError("None or both of 'slices' and 'sliceId' must be set")
         slices = self._parameters.positive("slices", 1)
         slice_id = self._parameters.number("sliceId", 0)
         if not 0 <= slice_id < slices:
@@ -231,7 +273,12 @@ class Visits:
         return base64.urlsafe_b64encode(orjson.dumps([row.id.type, row.lid])).decode()
 
 
-def _prefers_jsonl(accept: str) -> bool:
-    kinds = [part.split(";")[0].strip() for part in accept.split(",")]
-    named = [kind for kind in kinds if kind in ("application/json", "application/jsonl")]
-    return bool(named) and named[0] == "application/jsonl"
+def prefers_jsonl(accept: str) -> bool:
+    """Whether an Accept header wants JSON lines rather than JSON: the better quality, else what is named first."""
+    found: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        kind, *parameters = (each.strip() for each in part.split(";"))
+        quality = next((text[2:].strip() for text in parameters if text.startswith("q=")), "1")
+        if kind in ("application/json", "application/jsonl") and re.fullmatch(r"[01](\.[0-9]{0,3})?", quality):
+            found[kind] = max(float(quality), found.get(kind, 0.0))
+    return max(found, key=lambda kind: found[kind], default="") == "application/jsonl"

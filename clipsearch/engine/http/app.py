@@ -1,31 +1,35 @@
-"""From ASGI to ``Request`` and back: bodies read and un-gzipped within bounds, handlers kept off the event loop.
+"""From ASGI to ``Request`` and back: bodies read within bounds, handlers kept off the event loop.
 
-A search or visit runs in a thread. Feeding goes a faster way: its handler gives a future at once, so thousands of
-documents may wait for one group commit without a thread each. Nothing that goes wrong in a handler reaches a client
-as a traceback.
+A search runs in a thread of the executor; a visit, which may take minutes, in one of a few threads of its own, so that
+visits never keep queries waiting. Feeding goes a faster way: its handler gives an answer to come, so thousands of
+documents may wait for one group commit without a thread each, and all that one commit completes are told in one go.
+Nothing that goes wrong in a handler reaches a client as a traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
-import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from clipsearch.engine.http.messages import Request, Response, json_response
+from clipsearch.engine.http.bodies import MAX_BODY, Bodies, BodyError, Held, Receive
+from clipsearch.engine.http.messages import Answer, Request, Response, json_response
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-MAX_BODY = 64 << 20
 MAX_INLINE = 256 << 10
 MAX_RUNNING = 512
-_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
+MAX_VISITS = 64
+VISIT_THREADS = 4
+# document/v1 paths that name many documents.
+_VISIT = re.compile(r"/document/v1/?|/document/v1/[^/]*/[^/]*/(?:docid|(?:group|number)/[^/]*)/?")
 log = logging.getLogger(__name__)
 
 
@@ -35,50 +39,59 @@ class Handler(Protocol):
     def handle(self, request: Request) -> Response:
         """The answer; may take long: it is called in a thread."""
 
-    def feed(self, request: Request) -> Future[Response] | None:
+    def feed(self, request: Request) -> Answer | None:
         """The answer to come to a document operation, at once; None when ``request`` is something else."""
-
-
-class BodyError(Exception):
-    """A body that is refused with ``status``."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class App:
     """An ASGI application over ``handler``, which may be replaced at any time.
 
-    ``max_body`` bounds a request's bytes, as sent and as un-gzipped.
+    ``max_body`` bounds a request's bytes, as sent and as un-gzipped. ``host_allowed`` is asked for each request's Host
+    header (None: any): what a browser was tricked into sending here is refused.
     """
 
-    def __init__(self, handler: Handler, executor: Executor, max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        executor: Executor,
+        max_body: int = MAX_BODY,
+        host_allowed: Callable[[str], bool] | None = None,
+    ) -> None:
         self.handler = handler
         self._executor = executor
-        self._max_body = max_body
-        self._running = 0
+        self._visits: Executor | None = None
+        self._bodies = Bodies(max_body)
+        self._host_allowed = host_allowed
+        self._running = {False: 0, True: 0}  # searches and the like; visits
+        self._commits: Commits | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Websockets are closed."""
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1000})
             return
-        response = await self._respond(scope, receive)
-        await self._send(scope["method"], response, send)
-
-    async def _respond(self, scope: Scope, receive: Receive) -> Response:
         path = _raw_path(scope)
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        held = Held(self._bodies)
         try:
-            body = decompress(await self._body(headers, receive), headers, self._max_body)
+            response = await self._respond(scope, path, receive, held)
+            await self._send(scope["method"], response, _VISIT.fullmatch(path) is not None, send)
+        finally:
+            held.release()
+
+    async def _respond(self, scope: Scope, path: str, receive: Receive, held: Held) -> Response:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get("host")
+        if self._host_allowed is not None and host is not None and not self._host_allowed(host):
+            return _message(403, path, f"The Host header '{host[:200]}' does not name this machine")
+        try:
+            body = await self._bodies.read(headers, receive, held)
         except BodyError as error:
             return _message(error.status, path, str(error))
-        query = tuple(parse_qsl(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True))
+        text = scope["query_string"]
+        query = tuple(parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True)) if text else ()
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        request = Request(method, path, query, headers, body)
         try:
-            return await self._dispatch(request)
+            return await self._dispatch(Request(method, path, query, headers, body))
         except Exception as error:  # the last resort: the client is told in a sentence, the log has the traceback
             log.exception("%s %s failed", method, path)
             return _message(500, path, f"internal error of the local engine: {type(error).__name__}")
@@ -87,61 +100,92 @@ class App:
         if len(request.body) <= MAX_INLINE:
             answer = self.handler.feed(request)
             if answer is not None:
-                return await asyncio.wrap_future(answer)
-        if self._running >= MAX_RUNNING:
-            return _message(
-                429,
-                request.path,
-                f"Rejecting execution due to overload: {self._running} requests already enqueued",
-            )
-        self._running += 1
+                return answer.result() if answer.done() else await self._committed(answer)
+        visit = _VISIT.fullmatch(request.path) is not None
+        running = self._running[visit]
+        if running >= (MAX_VISITS if visit else MAX_RUNNING):
+            text = f"Rejecting execution due to overload: {running} requests already enqueued"
+            return _message(429, request.path, text)
+        self._running[visit] += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, self.handler.handle, request)
+            return await loop.run_in_executor(self._pool(visit), self.handler.handle, request)
         finally:
-            self._running -= 1
+            self._running[visit] -= 1
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
-        length = headers.get("content-length", "0")
-        too_large = f"the request body is larger than {self._max_body} bytes"
-        if length.isdecimal() and int(length) > self._max_body:
-            raise BodyError(413, too_large)
-        chunks, size = [], 0
-        while True:
-            event = await receive()
-            if event["type"] == "http.disconnect":
-                raise BodyError(400, "the client went away in the middle of its request")
-            chunk = event.get("body", b"")
-            size += len(chunk)
-            if size > self._max_body:
-                raise BodyError(413, too_large)
-            chunks.append(chunk)
-            if not event.get("more_body", False):
-                return b"".join(chunks)
+    async def _committed(self, answer: Answer) -> Response:
+        loop = asyncio.get_running_loop()
+        if self._commits is None or self._commits.loop is not loop:
+            self._commits = Commits(loop)
+        await self._commits.wait(answer)
+        return answer.result()
 
-    async def _send(self, method: str, response: Response, send: Send) -> None:
+    def _pool(self, visit: bool) -> Executor:
+        if not visit:
+            return self._executor
+        if self._visits is None:
+            self._visits = ThreadPoolExecutor(VISIT_THREADS, thread_name_prefix="visit")
+        return self._visits
+
+    async def _send(self, method: str, response: Response, visit: bool, send: Send) -> None:
         body = response.body
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
         if response.status != 204:
             headers.append((b"content-type", response.content_type.encode("latin-1")))
         if isinstance(body, bytes):
-            headers.append((b"content-length", str(len(body)).encode()))
+            headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if isinstance(body, bytes):
             await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
             return
         if method != "HEAD":
-            await self._stream(iter(body), send)
+            await self._stream(iter(body), visit, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _stream(self, chunks: Iterator[bytes], send: Send) -> None:
+    async def _stream(self, chunks: Iterator[bytes], visit: bool, send: Send) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while block := await loop.run_in_executor(self._executor, _next_block, chunks):
+            while block := await loop.run_in_executor(self._pool(visit), _next_block, chunks):
                 await send({"type": "http.response.body", "body": block, "more_body": True})
         except Exception:  # too late for a status: the connection breaks, so that nobody takes a part for the whole
             log.exception("a streamed answer failed")
             raise
+
+
+class Commits:
+    """Wakes those who wait for document operations on ``loop``: once for all that were completed since the last time.
+
+    Waking the loop from another thread is a system call, which a batch of a thousand documents need not make a
+    thousand times.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._done: deque[asyncio.Future[None]] = deque()
+        self._woken = False
+
+    async def wait(self, answer: Answer) -> None:
+        """Returns when ``answer`` is there."""
+        waiter = self.loop.create_future()
+
+        def tell(_: Any) -> None:
+            self._done.append(waiter)
+            if not self._woken:
+                self._woken = True
+                try:
+                    self.loop.call_soon_threadsafe(self._wake)
+                except RuntimeError:  # the loop is closed: nobody waits any more
+                    self._done.clear()
+
+        answer.add_done_callback(tell)
+        await waiter
+
+    def _wake(self) -> None:
+        self._woken = False  # before the queue is emptied: what comes after is woken for again
+        while self._done:
+            waiter = self._done.popleft()
+            if not waiter.done():  # its client may have gone
+                waiter.set_result(None)
 
 
 def _next_block(chunks: Iterator[bytes], size: int = 64 << 10) -> bytes:
@@ -153,28 +197,6 @@ def _next_block(chunks: Iterator[bytes], size: int = 64 << 10) -> bytes:
         if length >= size:
             break
     return b"".join(taken)
-
-
-def decompress(body: bytes, headers: dict[str, str], limit: int) -> bytes:
-    """``body`` without its Content-Encoding.
-
-    Raises ``BodyError``: 400 damaged, 413 more than ``limit`` bytes, 415 another encoding than gzip.
-    """
-    encoding = headers.get("content-encoding", "").strip().lower()
-    if encoding in ("", "identity") or not body:
-        return body
-    if encoding not in ("gzip", "x-gzip"):
-        raise BodyError(415, f"Content-Encoding '{encoding}' is not supported: send gzip, or none")
-    decoder = zlib.decompressobj(wbits=31)
-    try:
-        plain = decoder.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise BodyError(400, f"the gzip body is damaged: {error}") from error
-    if len(plain) > limit:
-        raise BodyError(413, f"the request body is larger than {limit} bytes")
-    if not decoder.eof:
-        raise BodyError(400, "the gzip body is cut short")
-    return plain
 
 
 def _raw_path(scope: Scope) -> str:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, Protocol
 
-from clipsearch.engine.http.messages import Request, Response, json_response
+from clipsearch.engine.http.messages import Answer, Request, Response, json_response
+from clipsearch.engine.http.metrics import Metrics, flat_values, state_values
 from clipsearch.engine.package.model import ApplicationPackage
 
 VERSION = "8.763.13"
 _DOCUMENTS = "com.yahoo.document.restapi.resource.DocumentV1ApiHandler"
+_COUNTED = ("total", "ready", "active")
 _SEARCH = "com.yahoo.search.handler.SearchHandler"
 NOT_DEPLOYED = "No application is deployed: run 'vespa deploy', or start the engine with --app"
 
@@ -27,8 +28,15 @@ class Documents(Protocol):
     def handle(self, request: Request) -> Response:
         """Any request."""
 
-    def feed(self, request: Request) -> Future[Response] | None:
+    def feed(self, request: Request) -> Answer | None:
         """A document operation."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it has counted."""
+
+    def counts(self) -> dict[str, int]:
+        """How many documents there are of each type."""
 
 
 class Container:
@@ -41,6 +49,7 @@ class Container:
         package: Callable[[], ApplicationPackage | None],
     ) -> None:
         self._documents = documents
+        self._searches = Metrics()
         self._search = search
         self._package = package
         self._pages: dict[str, Callable[[ApplicationPackage], Response]] = {
@@ -49,10 +58,13 @@ class Container:
             "/status.html": _status_page,
             "/state/v1": _resources,
             "/state/v1/health": _health,
+            "/state/v1/metrics": self._state_metrics,
+            "/state/v1/config": _config,
             "/state/v1/version": _version,
+            "/metrics/v2/values": self._values,
         }
 
-    def feed(self, request: Request) -> Future[Response] | None:
+    def feed(self, request: Request) -> Answer | None:
         """A put, update or remove of one document, answered by the store's next commit."""
         if not request.path.startswith("/document/v1/"):
             return None
@@ -82,7 +94,42 @@ class Container:
             return Response(204, headers=(("Allow", "GET,HEAD,POST,OPTIONS"),))
         if request.method not in ("GET", "POST"):
             return json_response(405, {"message": f"'{request.method}' not allowed at '{request.path}'"})
-        return self._search(request)
+        started = time.monotonic()
+        answer = self._search(request)
+        self._searches.add("queries" if answer.status < 500 else "failed_queries")
+        self._searches.add("query_latency", 1000 * (time.monotonic() - started))  # ms, as Vespa's
+        return answer
+
+    def _state_metrics(self, package: ApplicationPackage) -> Response:
+        first, last, _ = self._searches.snapshot()
+        values = state_values(self._searches, {"chain": "vespa"})
+        values += state_values(self._documents.metrics, {"handler": _DOCUMENTS})
+        snapshot = {"from": first, "to": last}
+        status = {"code": "up"}
+        return json_response(
+            200, {"time": _now(), "status": status, "metrics": {"snapshot": snapshot, "values": values}}
+        )
+
+    def _values(self, package: ApplicationPackage) -> Response:
+        """As Vespa's metrics proxy, for one node with one container and the documents of each type."""
+        now = _now() // 1000
+        container = [
+            {"values": flat_values(self._searches), "dimensions": {"chain": "vespa"}},
+            {"values": flat_values(self._documents.metrics), "dimensions": {"handler": _DOCUMENTS}},
+        ]
+        content = [
+            {
+                "values": {f"content.proton.documentdb.documents.{kind}.last": count for kind in _COUNTED},
+                "dimensions": {"documenttype": name, "clustername": package.content_cluster},
+            }
+            for name, count in self._documents.counts().items()
+        ]
+        services = [
+            {"name": f"vespa.{name}", "timestamp": now, "status": {"code": "up"}, "metrics": metrics}
+            for name, metrics in (("container", container), ("searchnode", content))
+        ]
+        node = {"hostname": "localhost", "role": "hosts/localhost", "services": services}
+        return json_response(200, {"nodes": [node]})
 
 
 def _not_deployed(path: str) -> Response:
@@ -118,7 +165,12 @@ def _status_page(package: ApplicationPackage) -> Response:
 
 
 def _resources(package: ApplicationPackage) -> Response:
-    return json_response(200, {"resources": [{"url": f"/state/v1/{name}"} for name in ("health", "version")]})
+    names = ("config", "health", "metrics", "version")
+    return json_response(200, {"resources": [{"url": f"/state/v1/{name}"} for name in names]})
+
+
+def _config(package: ApplicationPackage) -> Response:
+    return json_response(200, {"config": {"generation": 0, "container": {"generation": 0}}})
 
 
 def _health(package: ApplicationPackage) -> Response:

@@ -6,9 +6,9 @@ are plain functions that tests call directly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -43,6 +43,19 @@ class Response:
     body: bytes | Iterable[bytes] = b""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+
+
+class Answer(Protocol):
+    """A ``Response`` to come, as a ``Future[Response]`` is one."""
+
+    def done(self) -> bool:
+        """Whether it is there."""
+
+    def result(self, timeout: float | None = None) -> Response:
+        """The response; waits for it."""
+
+    def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
+        """Calls ``fn`` once it is there, from whichever thread brings it."""
 
 
 def json_response(status: int, value: Any) -> Response:

@@ -1,22 +1,25 @@
 """Attribute columns: one value, or several, of each row, append-only (see ``growable``).
 
-Numbers are kept in the field's own width. Strings are kept once in a dictionary and as codes in the column; lookups
-fold case unless the field is ``cased``, as Vespa's attribute matching does.
+Numbers are kept in the field's own width. Strings are kept once (``words``) and as codes in the column; lookups fold
+case unless the field is ``cased``, as Vespa's attribute matching does. ``extend`` adds nothing when it raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipsearch.engine.index.documents import FieldValue
+from clipsearch.engine.index.files import PartFiles
 from clipsearch.engine.index.growable import GrowableArray
+from clipsearch.engine.index.words import Words
 from clipsearch.engine.package.model import Field
 
 DTYPES: dict[str, Any] = {
+    "byte": np.int8,
     "int": np.int32,
     "long": np.int64,
     "float": np.float32,
@@ -34,19 +37,62 @@ def _renumber(held: NDArray[np.int32], rows: NDArray[Any]) -> tuple[NDArray[Any]
     return kept, position[kept]
 
 
+class _Saved:
+    """The arrays of a column by file name, and how much of each is in its file."""
+
+    def __init__(self, arrays: Mapping[str, GrowableArray]) -> None:
+        self._arrays = arrays
+        self._sizes = dict.fromkeys(arrays, 0)
+
+    def save(self, files: PartFiles) -> None:
+        """Writes what each array has more than its file."""
+        for name, held in self._arrays.items():
+            files.append(name, held.view()[self._sizes[name] :])
+            self._sizes[name] = held.size
+
+    def restore(self, files: PartFiles) -> None:
+        """Gives the empty arrays what their files have."""
+        for name, held in self._arrays.items():
+            held.adopt(files.array(name, held.view().dtype))
+            self._sizes[name] = held.size
+
+
+def _check_rows(held: GrowableArray, rows: int) -> None:
+    """Raises ``ValueError`` when ascending row numbers ``held`` are not all of ``rows`` rows."""
+    if held.size and not 0 <= int(held.view()[-1]) < rows:
+        raise ValueError("a column has values of rows that do not exist")
+
+
 class NumberColumn:
     """A single-value number or bool; a row without a value holds the type's undefined value (bool: false)."""
 
     def __init__(self, field: Field) -> None:
         self.kind = field.type.kind
         dtype = DTYPES[self.kind]
-        self.integer = self.kind in ("int", "long")
+        self.integer = self.kind in ("byte", "int", "long")
         self._missing = np.iinfo(dtype).min if self.integer else 0 if self.kind == "bool" else np.nan
+        self._dtype = dtype
         self._values = GrowableArray(dtype)
+        self._saved = _Saved({"values": self._values})
 
     def append(self, row: int, value: FieldValue | None) -> None:
         """Adds the next row's value; None: undefined."""
         self._values.append(self._missing if value is None else value)
+
+    def extend(self, first_row: int, values: Sequence[FieldValue | None]) -> None:
+        """Adds the values of the rows from ``first_row`` on."""
+        missing = self._missing
+        self._values.extend(np.array([missing if value is None else value for value in values], self._dtype))
+
+    def save(self, files: PartFiles) -> None:
+        """Writes what is new since the last save."""
+        self._saved.save(files)
+
+    def restore(self, files: PartFiles, rows: int) -> None:
+        """Gives this empty column what was saved."""
+        self._saved.restore(files)
+        if self._values.size != rows:
+            raise ValueError(f"a column has {self._values.size} rows, not {rows}")
 
     def copy_rows(self, rows: NDArray[Any], target: NumberColumn) -> None:
         """Gives the empty ``target`` the ascending ``rows`` of this column, renumbered from 0."""
@@ -74,14 +120,30 @@ class ManyNumbersColumn:
     def __init__(self, field: Field) -> None:
         assert field.type.element is not None
         self.kind = field.type.element.kind
-        self._values = GrowableArray(DTYPES[self.kind])
+        self._dtype = DTYPES[self.kind]
+        self._values = GrowableArray(self._dtype)
         self._rows = GrowableArray(np.int32)
+        self._saved = _Saved({"values": self._values, "rows": self._rows})
 
     def append(self, row: int, value: FieldValue | None) -> None:
         """Adds the next row's values."""
-        values = list(value) if isinstance(value, (list, tuple, dict)) else []
-        self._values.extend(values)
-        self._rows.extend([row] * len(values))
+        self.extend(row, [value])
+
+    def extend(self, first_row: int, values: Sequence[FieldValue | None]) -> None:
+        """Adds the values of the rows from ``first_row`` on."""
+        lists = [list(value) if isinstance(value, (list, tuple, dict)) else [] for value in values]
+        flat = np.array([item for items in lists for item in items], self._dtype)
+        self._rows.extend(_owners(first_row, lists))
+        self._values.extend(flat)
+
+    def save(self, files: PartFiles) -> None:
+        """Writes what is new since the last save."""
+        self._saved.save(files)
+
+    def restore(self, files: PartFiles, rows: int) -> None:
+        """Gives this empty column what was saved."""
+        self._saved.restore(files)
+        _check_rows(self._rows, rows)
 
     def copy_rows(self, rows: NDArray[Any], target: ManyNumbersColumn) -> None:
         """Gives the empty ``target`` the ascending ``rows`` of this column, renumbered from 0."""
@@ -104,47 +166,62 @@ class ManyNumbersColumn:
 
 
 class StringColumn:
-    """Strings of each row: one (string), or several (array<string>, weightedset<string>), as dictionary codes."""
+    """Strings of each row: one (string), or several (array<string>, weightedset<string>), as codes of ``words``."""
 
     def __init__(self, field: Field) -> None:
         self.cased = field.cased
         self.single = field.type.kind == "string"
-        self.words: list[str] = []
-        self._codes_by_word: dict[str, int] = {}
-        self._codes_by_key: dict[str, list[int]] = {}
+        self.words = Words(self.cased)
         self._codes = GrowableArray(np.int32)
         self._rows = GrowableArray(np.int32)
         self._weights = GrowableArray(np.int32)
+        several = {} if self.single else {"rows": self._rows, "weights": self._weights}
+        self._saved = _Saved({"codes": self._codes, **several})
 
     def key(self, text: str) -> str:
         """What two strings are equal by."""
-        return text if self.cased else text.lower()
-
-    def _code(self, word: str) -> int:
-        code = self._codes_by_word.get(word)
-        if code is None:
-            code = self._codes_by_word[word] = len(self.words)
-            self.words.append(word)
-            self._codes_by_key.setdefault(self.key(word), []).append(code)
-        return code
+        return self.words.key(text)
 
     def append(self, row: int, value: FieldValue | None) -> None:
         """Adds the next row's string or strings; a missing single string is "", as in Vespa."""
+        self.extend(row, [value])
+
+    def extend(self, first_row: int, values: Sequence[FieldValue | None]) -> None:
+        """Adds the strings of the rows from ``first_row`` on."""
         if self.single:
-            self._codes.append(self._code("" if value is None else str(value)))
+            self._codes.extend(self.words.codes(["" if value is None else str(value) for value in values]))
             return
-        words = [str(word) for word in value] if isinstance(value, (list, tuple, dict)) else []
-        weights = list(value.values()) if isinstance(value, dict) else [1] * len(words)
-        self._weights.extend(np.array(weights, np.int32))
-        self._codes.extend([self._code(word) for word in words])
-        self._rows.extend([row] * len(words))
+        lists = [[str(word) for word in value] if isinstance(value, (list, tuple, dict)) else [] for value in values]
+        weights: list[Any] = []
+        for value, words in zip(values, lists, strict=True):
+            weights += value.values() if isinstance(value, dict) else [1] * len(words)
+        numbers = np.array(weights, np.int32)
+        self._codes.extend(self.words.codes([word for words in lists for word in words]))
+        self._weights.extend(numbers)
+        self._rows.extend(_owners(first_row, lists))
+
+    def save(self, files: PartFiles) -> None:
+        """Writes what is new since the last save."""
+        self.words.save(files)
+        self._saved.save(files)
+
+    def restore(self, files: PartFiles, rows: int) -> None:
+        """Gives this empty column what was saved."""
+        self.words.restore(files)
+        self._saved.restore(files)
+        codes = self._codes.view()
+        if (self.single and len(codes) != rows) or self._rows.size != self._weights.size:
+            raise ValueError(f"a column has {len(codes)} strings for {rows} rows")
+        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < len(self.words):
+            raise ValueError("a column has codes without a string")
+        _check_rows(self._rows, rows)
 
     def copy_rows(self, rows: NDArray[Any], target: StringColumn) -> None:
         """Gives the empty ``target`` the ascending ``rows`` of this column, renumbered from 0, and their words only."""
         kept, renumbered = (rows, rows) if self.single else _renumber(self._rows.view(), rows)
         used, codes = np.unique(self._codes.view()[kept], return_inverse=True)
         for code in used:
-            target._code(self.words[code])
+            target.words.code(self.words[int(code)])
         target._codes.extend(codes)
         if not self.single:
             target._weights.extend(self._weights.view()[kept])
@@ -165,11 +242,11 @@ class StringColumn:
 
     def codes(self, text: str) -> list[int]:
         """The codes of strings equal to ``text`` under the field's case rule."""
-        return list(self._codes_by_key.get(self.key(text), ()))
+        return self.words.find(self.key(text))
 
     def codes_where(self, test: Callable[[str], bool]) -> list[int]:
         """The codes of strings whose key passes ``test``."""
-        return [code for key, codes in list(self._codes_by_key.items()) if test(key) for code in codes]
+        return [code for key, code in self.words.pairs() if test(key)]
 
     def match(self, size: int, codes: list[int]) -> Mask:
         """Rows that hold any of ``codes``."""
@@ -182,6 +259,12 @@ class StringColumn:
         mask = np.zeros(size, np.bool_)
         mask[rows[found]] = True
         return mask
+
+
+def _owners(first_row: int, lists: Sequence[Sequence[Any]]) -> NDArray[Any]:
+    """The row of each item of ``lists``, the first of which is ``first_row``."""
+    sizes = [len(items) for items in lists]
+    return np.repeat(np.arange(first_row, first_row + len(lists), dtype=np.int32), sizes)
 
 
 Column = NumberColumn | ManyNumbersColumn | StringColumn

@@ -8,9 +8,11 @@ under way keep the old one.
 
 from __future__ import annotations
 
+import hashlib
+import sys
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,19 @@ from numpy.typing import NDArray
 
 from clipsearch.engine.index.columns import Column, make_column
 from clipsearch.engine.index.documents import FieldValue
+from clipsearch.engine.index.files import GenerationFiles
 from clipsearch.engine.index.growable import GrowableArray
-from clipsearch.engine.index.text import Frequencies, Rows, TextIndex
+from clipsearch.engine.index.postings import Frequencies, Rows
+from clipsearch.engine.index.text import TextIndex, TextSnapshot
 from clipsearch.engine.index.vectors import TensorColumn
 from clipsearch.engine.package.model import Field, Schema
 from clipsearch.errors import DocumentError, PackageError
 
 COMPACT_AT_DEAD_ROWS = 4096
+FORMAT = 1  # of the parts' files: raise it when any of them changes
+_CHUNK = 256  # documents that are added while a search that wants postings waits
+Fields = Mapping[str, FieldValue]
+_REFUSED = (TypeError, ValueError, OverflowError, AttributeError)
 
 
 class Generation:
@@ -39,26 +47,55 @@ class Generation:
         self.texts = {f.name: TextIndex(f) for f in fields if is_text(f)}
         self.lids = GrowableArray(np.int64)
         self.live = GrowableArray(np.bool_)
+        self._saved = 0
         self._parts: list[tuple[Any, str]] = []
         for group in (self.columns, self.tensors, self.texts):
             self._parts += [(part, name) for name, part in group.items()]
 
-    def append(self, lid: int, fields: Mapping[str, FieldValue]) -> int:
-        """Adds one document version as the next row and returns the row."""
-        row = self.lids.size
-        failure: Exception | None = None
+    def extend(self, lids: Sequence[int], documents: Sequence[Fields]) -> dict[int, DocumentError]:
+        """Adds a row for each of ``documents``; gives those (position) that hold a value that cannot be indexed.
+
+        Their rows are there, without that value and dead, so that all parts have the same rows.
+        """
+        first, failures = self.lids.size, dict[int, DocumentError]()
         for part, name in self._parts:
+            values = [fields.get(name) for fields in documents]
             try:
-                part.append(row, fields.get(name))
-            except (TypeError, ValueError, OverflowError, AttributeError) as error:
-                part.append(row, None)  # every column keeps the same number of rows, whatever one value is
-                failure = failure or DocumentError(f"Field '{name}' cannot be indexed: {error}")
-        self.lids.append(lid)
-        self.live.append(True)
-        if failure is not None:
-            self.retire(row)
-            raise failure
-        return row
+                part.extend(first, values)
+            except _REFUSED:
+                self._append_each(part, name, values, failures)
+        self.lids.extend(lids)
+        self.live.extend(np.ones(len(lids), np.bool_))
+        self.retire(np.array([first + position for position in failures], np.int64))
+        return failures
+
+    def _append_each(self, part: Any, name: str, values: list[Any], failures: dict[int, DocumentError]) -> None:
+        """Appends ``values`` one by one to a part that refused them together."""
+        for position, value in enumerate(values):
+            try:
+                part.append(self.lids.size + position, value)
+            except _REFUSED as error:
+                part.append(self.lids.size + position, None)
+                failures.setdefault(position, DocumentError(f"Field '{name}' cannot be indexed: {error}"))
+
+    def save(self, files: GenerationFiles) -> None:
+        """Notes in ``files`` what was added since the last save, and which rows are live."""
+        for number, (part, name) in enumerate(self._parts):
+            part.save(files.part(f"{number:02}.{name}"))
+        files.append("lids", self.lids.view()[self._saved :])
+        self._saved = self.lids.size
+        files.replace("live", np.packbits(self.live.view()).tobytes())
+
+    def restore(self, files: GenerationFiles, rows: int) -> None:
+        """Gives this empty generation the ``rows`` that were saved. Raises ``DamagedError`` or ``ValueError``."""
+        self.lids.adopt(files.array("lids", np.int64))
+        live = np.unpackbits(np.frombuffer(files.read("live"), np.uint8), count=rows) if rows else np.empty(0, np.uint8)
+        self.live.adopt(live.astype(np.bool_))
+        if self.lids.size != rows or (rows and int(self.lids.view().min()) < 0):
+            raise ValueError(f"{self.lids.size} local ids were saved, not {rows}")
+        for number, (part, name) in enumerate(self._parts):
+            part.restore(files.part(f"{number:02}.{name}"), rows)
+        self._saved = rows
 
     def compacted(self, schema: Schema) -> Generation:
         """A copy that has the live rows only, in the same order."""
@@ -70,11 +107,12 @@ class Generation:
         copy.live.extend(np.ones(len(rows), np.bool_))
         return copy
 
-    def retire(self, row: int) -> None:
-        """Marks ``row`` dead."""
-        self.live.view()[row] = False
+    def retire(self, rows: NDArray[Any]) -> None:
+        """Marks live ``rows`` dead."""
+        self.live.view()[rows] = False
         for text in self.texts.values():
-            text.forget(row)
+            for row in rows.tolist():
+                text.forget(row)
 
 
 def is_text(field: Field) -> bool:
@@ -93,6 +131,7 @@ class Snapshot:
     live: NDArray[np.bool_]
     documents: int
     total_lengths: Mapping[str, int]
+    texts: Mapping[str, TextSnapshot]
 
     @property
     def lids(self) -> NDArray[np.int64]:
@@ -101,14 +140,7 @@ class Snapshot:
 
     def postings(self, field: str, term: str) -> tuple[Rows, Frequencies, int]:
         """Rows (also dead ones), frequencies, and the number of live documents with ``term`` in ``field``."""
-        with self.index.lock:
-            rows, frequencies, count = self.generation.texts[field].postings(term)
-            current = self.index.version == self.version
-        if not current:
-            end = int(np.searchsorted(rows, self.size))
-            rows, frequencies = rows[:end], frequencies[:end]
-            count = int(np.count_nonzero(self.live[rows]))
-        return rows, frequencies, count
+        return self.texts[field].postings(term)
 
     def average_length(self, field: str) -> float:
         """Mean number of tokens of ``field`` over all live documents; 0 when there are none."""
@@ -134,58 +166,121 @@ class Index:
         self.schema = schema
         self.lock = threading.RLock()
         self.version = 0
-        self._generation = Generation(schema)
-        self._rows: dict[int, int] = {}
+        self.generation = Generation(schema)
+        self._rows = np.full(16, -1, np.int32)  # of each lid
+        self._count = 0
         self._snapshot: Snapshot | None = None
+        self._wanted = False  # whether anyone searched since the last change: then the next search shall not wait
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
-    def put(self, lid: int, fields: Mapping[str, FieldValue]) -> None:
+    def put(self, lid: int, fields: Fields) -> None:
         """Makes ``fields`` the whole content of document ``lid``.
 
         Raises ``DocumentError`` for a value that its field cannot hold; the document then stays as it was.
         """
-        with self.lock:
-            before = self._rows.get(lid)
-            try:
-                self._rows[lid] = self._generation.append(lid, fields)
-                if before is not None:
-                    self._generation.retire(before)
-            finally:
-                self._changed()
+        for failure in self.put_many([(lid, fields)]).values():
+            raise failure
 
     def remove(self, lid: int) -> None:
         """Takes document ``lid`` out; nothing happens when it is not in."""
-        with self.lock:
-            row = self._rows.pop(lid, None)
-            if row is not None:
-                self._generation.retire(row)
-                self._changed()
+        self.put_many([(lid, None)])
+
+    def put_many(self, changes: Sequence[tuple[int, Fields | None]]) -> dict[int, DocumentError]:
+        """Puts, and removes (None), in order; gives the errors by lid, of documents that stay as they were.
+
+        A search sees each document whole, and what it saw stays; it may see some of ``changes`` before the others.
+        """
+        last = list(dict(changes).items())
+        failures: dict[int, DocumentError] = {}
+        for start in range(0, len(last), _CHUNK):
+            with self.lock:
+                failures |= self._change(last[start : start + _CHUNK])
+        return failures
+
+    def _change(self, changes: list[tuple[int, Fields | None]]) -> dict[int, DocumentError]:
+        written = [(lid, fields) for lid, fields in changes if fields is not None]
+        gone = np.array([lid for lid, fields in changes if fields is None], np.int64)
+        lids = np.array([lid for lid, _ in written], np.int64)
+        self._reserve(max((lid for lid, _ in changes), default=0) + 1)
+        first = self.generation.lids.size
+        refused = self.generation.extend([lid for lid, _ in written], [fields for _, fields in written])
+        rows = np.arange(first, first + len(lids))
+        if refused:
+            kept = np.array([position not in refused for position in range(len(lids))])
+            lids_kept, rows = lids[kept], rows[kept]
+        else:
+            lids_kept = lids
+        before = np.concatenate([self._rows[lids_kept], self._rows[gone]])
+        before = before[before >= 0]
+        self.generation.retire(before)
+        self._rows[lids_kept], self._rows[gone] = rows, -1
+        self._count += len(lids_kept) - len(before)
+        if written or len(before):
+            self._changed()
+        return {int(lids[position]): error for position, error in refused.items()}
+
+    def _reserve(self, size: int) -> None:
+        if size > len(self._rows):
+            grown = np.full(max(size, 2 * len(self._rows)), -1, np.int32)
+            grown[: len(self._rows)] = self._rows
+            self._rows = grown
 
     def _changed(self) -> None:
         self.version += 1
-        self._snapshot = None
-        dead = self._generation.lids.size - len(self._rows)
-        if dead >= COMPACT_AT_DEAD_ROWS and dead * 2 > len(self._rows):
+        dead = self.generation.lids.size - self._count
+        if dead >= COMPACT_AT_DEAD_ROWS and dead * 2 > self._count:
             self._compact()
+        self._snapshot, self._wanted = (self._take_snapshot() if self._wanted else None), False
 
     def snapshot(self) -> Snapshot:
-        """The state now; costs a copy of one bit mask after a change, nothing otherwise."""
+        """The state after the last change that is complete; costs nothing while a writer is at work."""
+        self._wanted = True
+        snapshot = self._snapshot
+        if snapshot is None:
+            with self.lock:
+                snapshot = self._snapshot = self._snapshot or self._take_snapshot()
+        return snapshot
+
+    def _take_snapshot(self) -> Snapshot:
+        generation = self.generation
+        live = generation.live.view().copy()
+        return Snapshot(
+            index=self,
+            generation=generation,
+            version=self.version,
+            size=generation.lids.size,
+            live=live,
+            documents=self._count,
+            total_lengths={name: text.total_length for name, text in generation.texts.items()},
+            texts={name: text.snapshot(live) for name, text in generation.texts.items()},
+        )
+
+    def restore(self, files: GenerationFiles, rows: int) -> None:
+        """Gives this empty index the ``rows`` that its generation saved. Raises ``DamagedError`` or ``ValueError``."""
         with self.lock:
-            if self._snapshot is None:
-                generation = self._generation
-                self._snapshot = Snapshot(
-                    index=self,
-                    generation=generation,
-                    version=self.version,
-                    size=generation.lids.size,
-                    live=generation.live.view().copy(),
-                    documents=len(self._rows),
-                    total_lengths={name: text.total_length for name, text in generation.texts.items()},
-                )
-            return self._snapshot
+            self.generation.restore(files, rows)
+            self._number_rows()
+
+    def _number_rows(self) -> None:
+        live = np.flatnonzero(self.generation.live.view())
+        lids = self.generation.lids.view()[live]
+        self._rows = np.full(max(16, int(lids.max(initial=0)) + 1), -1, np.int32)
+        self._rows[lids] = live
+        self._count = len(live)
 
     def _compact(self) -> None:
-        self._generation = self._generation.compacted(self.schema)
-        self._rows = {int(lid): row for row, lid in enumerate(self._generation.lids.view())}
+        self.generation = self.generation.compacted(self.schema)
+        self._number_rows()
+
+
+def signature(schema: Schema, snowball: bool, also: bytes = b"") -> str:
+    """What an index of ``schema`` depends on, as a digest; equal ones hold the same of the same documents.
+
+    ``also``: whatever else its fields are computed by.
+    """
+    fields = [replace(field, line=0) for field in schema.fields.values()]
+    if all(field.in_document for field in fields):
+        fields = [field for field in fields if field.attribute or field.index]
+    return hashlib.sha256(repr((FORMAT, sys.byteorder, snowball, fields, also)).encode()).hexdigest()

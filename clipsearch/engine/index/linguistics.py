@@ -16,34 +16,49 @@ from functools import lru_cache
 import snowballstemmer
 
 _ASCII_TOKEN = re.compile(r"[a-z0-9]+")
+_ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
 _DIACRITICS = re.compile("[\u0300-\u036f]+")
 _stemmer = snowballstemmer.stemmer("english")
 _stemmer_lock = threading.Lock()
 
 
+class _Kinds(dict[str, str]):
+    """Unicode's general category of each character that was met."""
+
+    def __missing__(self, character: str) -> str:
+        kind = self[character] = unicodedata.category(character)
+        return kind
+
+
+_kinds = _Kinds()
+
+
 def is_word_character(character: str) -> bool:
     """Whether ``character`` continues a token: a letter, a mark or a number."""
-    return unicodedata.category(character)[0] in "LMN"
+    return _kinds[character][0] in "LMN"
 
 
 def is_symbol(character: str) -> bool:
     """Whether ``character`` is a token of its own (Unicode category So: emoji and the like)."""
-    return unicodedata.category(character) == "So"
+    return _kinds[character] == "So"
 
 
 def split(text: str) -> list[str]:
     """``text`` cut into tokens as written, before any normalisation."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text)
     tokens: list[str] = []
-    start = -1
+    start, kinds = -1, _kinds
     for position, character in enumerate(text):
-        if is_word_character(character):
+        kind = kinds[character]
+        if kind[0] in "LMN":
             if start < 0:
                 start = position
             continue
         if start >= 0:
             tokens.append(text[start:position])
             start = -1
-        if is_symbol(character):
+        if kind == "So":
             tokens.append(character)
     if start >= 0:
         tokens.append(text[start:])

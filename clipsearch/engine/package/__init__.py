@@ -4,10 +4,13 @@
 
     read_folder | read_zip | read_tar_gz     files of a package, path -> bytes   (archive.py)
     load_package                             schemas, services and query profiles, checked, immutable
-      syntax.py + schema.lark                .sd and .profile text -> syntax nodes
-      fields.py, profiles.py, schemas.py     syntax nodes -> model.py, inheritance resolved, references checked
-      services.py                            services.xml, search/query-profiles/*.xml
-    synthetic.with_synthetic                 a document's fields -> the same with the fields outside the document
+      syntax.py + schema.lark              .sd and .profile text -> syntax nodes
+      indexing.py + indexing.lark          indexing statements -> nodes with types
+      fields.py, profiles.py, schemas.py   syntax nodes -> model.py, inheritance resolved, references checked
+      constants.py                         tensor constants in files of the package
+      services.py, embedders.py            services.xml, search/query-profiles/*.xml
+    synthetic.for_document                 a put's fields -> what their own indexing statements make of them, to store
+    synthetic.with_synthetic               stored fields -> the same with the fields outside the document
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def load_package(files: Mapping[str, bytes]) -> ApplicationPackage:
 def _load(files: Mapping[str, bytes]) -> ApplicationPackage:
     services = parse_services(files)
     _refuse_code(files)
-    schemas = load_schemas(files)
+    schemas = load_schemas(files, services.embedders)
     for name in services.documents:
         if name not in schemas:
             raise PackageError(f"document type '{name}' has no schemas/{name}.sd", file="services.xml")
@@ -49,6 +52,7 @@ def _load(files: Mapping[str, bytes]) -> ApplicationPackage:
         container_cluster=services.container_cluster,
         snowball_english=services.snowball_english,
         files=dict(files),
+        embedders=services.embedders,
     )
 
 

@@ -7,34 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
+from clipsearch.engine.embedding import Embedder
+from clipsearch.engine.package.indexing import Indexing, Scope, infer, inputs_of, parse_indexing, parse_source
 from clipsearch.engine.package.model import Field, FieldType
 from clipsearch.engine.package.syntax import FieldSyntax, Setting, TypeSyntax
 from clipsearch.engine.tensors.types import parse_type
 from clipsearch.errors import ExpressionError, PackageError
 
-SCALARS = frozenset(["string", "int", "long", "float", "double", "bool", "raw"])
+SCALARS = frozenset(["string", "byte", "int", "long", "float", "double", "bool", "raw"])
 METRICS = frozenset(["euclidean", "angular", "prenormalized-angular", "dotproduct", "hamming", "geodegrees"])
 STEMMING = frozenset(["none", "best", "shortest", "multiple"])
 _RESERVED = frozenset(["index", "index_bundle", "select-input", "where", "documentid", "sddocname", "attribute"])
 # Settings that change speed or memory in Vespa, never an answer.
 _HARMLESS = frozenset(["fast-access", "fast-rank", "paged", "mutable", "id", "dense-posting-list-threshold"])
-_NO_EFFECT = frozenset(
-    [("bolding", "off"), ("bolding", "false"), ("summary", "full"), ("summary", "static"), ("dictionary", "btree")]
-) | {("dictionary", "hash")}
-
-
-@dataclass(slots=True)
-class Indexing:
-    """What indexing statements ask for. ``pipeline`` is the source of a field outside the document, as written."""
-
-    attribute: bool = False
-    index: bool = False
-    summary: bool = False
-    language: str = ""
-    inputs: list[str] = field(default_factory=list)
-    pipeline: str = ""
+_NO_EFFECT = frozenset([("bolding", "off"), ("bolding", "false"), ("summary", "full"), ("summary", "static")])
 
 
 def build_type(syntax: TypeSyntax, file: str, line: int) -> FieldType:
@@ -48,7 +35,7 @@ def build_type(syntax: TypeSyntax, file: str, line: int) -> FieldType:
         return FieldType(syntax.name)
     if syntax.name in ("array", "weightedset") and len(syntax.arguments) == 1:
         element = build_type(syntax.arguments[0], file, line)
-        allowed = SCALARS - {"raw", "bool"} if syntax.name == "array" else {"string", "int", "long"}
+        allowed = SCALARS - {"raw", "bool"} if syntax.name == "array" else {"string", "byte", "int", "long"}
         if element.kind in allowed:
             return FieldType(syntax.name, element)
         raise PackageError(f"'{syntax.name}<{element}>' is not supported by the local engine", file=file, line=line)
@@ -76,7 +63,7 @@ class _Builder:
         indexing = self._indexing(self.syntax.indexing or "")
         for setting in self.syntax.settings:
             self._setting(setting)
-        if self.base in ("int", "long") and indexing.index:
+        if self.base in ("byte", "int", "long") and indexing.index:
             indexing.index, indexing.attribute = False, True  # Vespa: numbers have no index, the attribute serves
         if "match" not in self.values:
             self.values["match"] = "text" if indexing.index or not indexing.attribute else "word"
@@ -89,7 +76,7 @@ class _Builder:
             hnsw=indexing.index and self.type.kind == "tensor",
             in_document=self.syntax.in_document,
             language=indexing.language,
-            source=indexing.pipeline,
+            source="" if indexing.source is None else str(indexing.source),
             line=self.syntax.line,
             **self.values,  # type: ignore[arg-type]  # keys and types are those that _setting put in
         )
@@ -102,42 +89,10 @@ class _Builder:
         return self.type.element.kind if self.type.element else self.type.kind
 
     def _indexing(self, text: str) -> Indexing:
-        result = Indexing()
-        for statement in _split(text, ";"):
-            steps = _split(statement, "|")
-            transforms = [step for step in steps if self._step(step, steps, result)]
-            if transforms and not self.syntax.in_document:
-                result.pipeline = " | ".join(transforms)
-            elif any(not step.startswith(("input ", '"')) for step in transforms):
-                raise self.fail(f"'{transforms[-1]}' is supported only in a field outside the document")
-        return result
-
-    def _step(self, step: str, steps: list[str], result: Indexing) -> bool:
-        """Take one step of a statement in; returns whether it is part of the value's source."""
-        word, _, argument = step.partition(" ")
-        if word in ("attribute", "index", "summary"):
-            if argument and argument.strip() != self.syntax.name:
-                raise self.fail(f"'{step}' writes another field: give that field its own 'input {self.syntax.name}'")
-            setattr(result, word, True)
-            return False
-        if word == "set_language":
-            constant = re.fullmatch(r'"([\w-]*)"', steps[0])
-            if constant is None or steps.index(step) != 1:
-                raise self.fail("set_language is supported only as '\"en\" | set_language'")
-            if constant[1].split("-")[0] != "en":
-                raise self.fail(f"language '{constant[1]}' is not supported by the local engine: only English is")
-            result.language = constant[1]
-            return False
-        if word == "input" and re.fullmatch(r"\w+", argument.strip()):
-            result.inputs.append(argument.strip())
-            return True
-        if step.startswith('"'):
-            if steps[1:2] != ["set_language"]:
-                raise self.fail(f"constant {step} is supported only before set_language")
-            return False
-        if re.fullmatch(r"pack_bits|binarize(\s+-?[\d.]+)?", step):
-            return True
-        raise self.fail(f"indexing '{word}' is not supported by the local engine")
+        try:
+            return parse_indexing(text, self.syntax.name, self.syntax.in_document)
+        except ExpressionError as error:
+            raise self.fail(str(error), self.syntax.indexing_line) from error
 
     def _setting(self, setting: Setting) -> None:
         word = setting.word
@@ -151,8 +106,22 @@ class _Builder:
             self.values["stemming"] = setting.values[0]
         elif word == "normalizing" and setting.values in (("none",), ("accent",)):
             self.values["normalizing"] = setting.values[0] != "none"
+        elif word == "dictionary":
+            self._dictionary(setting)
         elif word not in _HARMLESS and (word, *setting.values) not in _NO_EFFECT:
             raise self._unsupported(setting)
+
+    def _dictionary(self, setting: Setting) -> None:
+        """Which structure a dictionary is changes no answer; its case must be that of matching."""
+        for value in setting.values or tuple(each.word for each in setting.settings):
+            cased = {"cased": True, "uncased": False}.get(value, self.cased_match)
+            if value not in ("btree", "hash", "cased", "uncased") or cased != self.cased_match:
+                raise self._unsupported(setting)
+
+    @property
+    def cased_match(self) -> bool:
+        """Whether ``match`` says cased, before or after."""
+        return any(each.word == "cased" for each in _inner(self.syntax.settings, "match"))
 
     def _unsupported(self, setting: Setting, inside: str = "") -> PackageError:
         text = setting.word + (f": {', '.join(setting.values)}" if setting.values else "")
@@ -214,9 +183,11 @@ class _Builder:
             raise self.fail("enable-bm25 needs a string field with 'indexing: index'")
         if built.type.kind == "weightedset" and built.index:
             raise self.fail("a weightedset with an index is not supported by the local engine: use attribute")
-        if built.in_document and any(name != built.name for name in indexing.inputs):
+        inputs = inputs_of(indexing.source) if indexing.source is not None else set()
+        if built.in_document and inputs - {built.name}:
             raise self.fail("a document field takes its own value: put the field outside the document")
-        if not built.in_document and not built.language and not indexing.inputs:
+        shown = built.attribute or built.index or built.summary
+        if shown and not built.in_document and not built.language and not inputs:
             raise self.fail("a field outside the document needs 'input <field>' in its indexing")
 
     def _check_tensor(self, built: Field) -> None:
@@ -229,43 +200,26 @@ class _Builder:
             raise self.fail("a tensor with an index must also be an attribute")
 
 
-def check_sources(fields: Mapping[str, Field], file: str) -> None:
-    """Raises ``PackageError`` when a field outside the document takes what is no document field, or does not fit."""
-    for built in fields.values():
-        for name in re.findall(r"\binput (\w+)", built.source):
+def check_sources(fields: Mapping[str, Field], embedders: Mapping[str, Embedder], file: str) -> None:
+    """Raises ``PackageError`` when an indexing statement takes what is no document field, or its type does not fit."""
+    for built in (each for each in fields.values() if each.source):
+        source = parse_source(built.source)
+        problem = ""
+        for name in sorted(inputs_of(source)):
             if name not in fields or not fields[name].in_document:
-                raise PackageError(
-                    f"field '{built.name}': 'input {name}' is not a document field", file=file, line=built.line
-                )
-            _check_bits(built, fields[name], file)
-
-
-def _check_bits(built: Field, source: Field, file: str) -> None:
-    """The result of binarize and pack_bits must have the type of the field that it goes to."""
-    given, wanted = source.type.tensor, built.type.tensor
-    if "binarize" not in built.source and "pack_bits" not in built.source:
-        if built.type != source.type:
-            message = f"field '{built.name}': {source.type} from '{source.name}' does not fit {built.type}"
-            raise PackageError(message, file=file, line=built.line)
-        return
-    packed = "pack_bits" in built.source
-    fits = given is not None and wanted is not None and given.mapped == wanted.mapped
-    if fits and given is not None and wanted is not None:
-        factor = 8 if packed else 1
-        sizes = [-(-size // factor) for size in given.shape[-1:]]
-        fits = [*given.shape[:-1], *sizes] == list(wanted.shape) and wanted.cell == ("int8" if packed else given.cell)
-    if not fits:
-        message = f"field '{built.name}': the result of '{built.source}' does not fit {built.type}"
-        raise PackageError(message, file=file, line=built.line)
+                problem = f"'input {name}' is not a document field"
+        try:
+            if not problem:
+                made = infer(source, None, Scope(fields, embedders, built.type))
+                if made != built.type:
+                    problem = f"the result of '{source}', {made}, does not fit {built.type}"
+        except ExpressionError as error:
+            problem = str(error)
+        if problem:
+            raise PackageError(f"field '{built.name}': {problem}", file=file, line=built.line)
 
 
 def _inner(settings: tuple[Setting, ...], word: str) -> Iterator[Setting]:
     for setting in settings:
         if setting.word == word:
             yield from setting.settings or (Setting(value, setting.line) for value in setting.values)
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Parts between ``separator`` outside quotes, stripped, empty ones left out."""
-    parts = re.findall(rf'(?:"[^"]*"|[^"{re.escape(separator)}])+', text)
-    return [part for part in (" ".join(each.split()) for each in parts) if part]

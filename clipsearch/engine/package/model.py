@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from clipsearch.engine.tensors.types import TensorType
+from clipsearch.engine.tensors.value import Tensor
+
+if TYPE_CHECKING:
+    from clipsearch.engine.embedding import Embedder
 
 
 @dataclass(frozen=True, slots=True)
 class FieldType:
-    """``kind``: string, int, long, float, double, bool, raw, tensor, array, weightedset.
+    """``kind``: string, byte, int, long, float, double, bool, raw, tensor, array, weightedset.
 
     ``element`` is the element type of array and weightedset, ``tensor`` the type of a tensor.
     """
@@ -35,7 +40,7 @@ class Field:
 
     ``attribute``/``index``/``summary``: what its indexing statement asks for. ``match``: text | word | exact;
     ``language``: what ``set_language`` gives from a constant in this field ("" when it does not).
-    ``source``: for a field outside the document, the input expression as written.
+    ``source``: the indexing statement that makes the value, without its outputs ("": the value is the one fed).
     """
 
     name: str
@@ -102,7 +107,7 @@ class RankProfile:
     name: str
     inputs: Mapping[str, Input] = field(default_factory=dict)
     functions: Mapping[str, Function] = field(default_factory=dict)
-    constants: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str | Tensor] = field(default_factory=dict)
     first_phase: Phase | None = None
     second_phase: Phase | None = None
     global_phase: Phase | None = None
@@ -116,13 +121,23 @@ class RankProfile:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One document type. ``summaries`` always has "default"; ``rank_profiles`` always "default", "unranked"."""
+    """One document type. ``summaries`` always has "default"; ``rank_profiles`` always "default", "unranked".
+
+    ``embedders``: what ``embed`` in its indexing statements may name. ``computed``: the fields whose value an indexing
+    statement makes.
+    """
 
     name: str
     fields: Mapping[str, Field]
     fieldsets: Mapping[str, tuple[str, ...]]
     summaries: Mapping[str, SummaryClass]
     rank_profiles: Mapping[str, RankProfile]
+    embedders: Mapping[str, Embedder] = field(default_factory=dict, compare=False, repr=False)
+    computed: tuple[Field, ...] = field(default=(), init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        computed = tuple(each for each in self.fields.values() if each.source)
+        object.__setattr__(self, "computed", computed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +148,7 @@ class ApplicationPackage:
     ``content_cluster``: id of the content cluster, part of hit ids and of visit's ``cluster``.
     ``snowball_english``: the linguistics config that switches English from KStem to Snowball.
     ``files``: the package as deployed, path to bytes, so that it can be stored and served again.
+    ``embedders``: by component id. ``generation``: the number of the session that deploys it, 0 when none does.
     """
 
     schemas: Mapping[str, Schema]
@@ -141,3 +157,5 @@ class ApplicationPackage:
     container_cluster: str
     snowball_english: bool
     files: Mapping[str, bytes]
+    embedders: Mapping[str, Embedder] = field(default_factory=dict, compare=False, repr=False)
+    generation: int = field(default=0, compare=False)

@@ -35,6 +35,9 @@ _COUNTS = {
     "second-phase": frozenset(["rerank-count", "total-rerank-count", "rank-score-drop-limit"]),
     "global-phase": frozenset(["rerank-count", "rank-score-drop-limit"]),
 }
+_HARMLESS_PROPERTY = re.compile(
+    r"vespa\.matching\.(?:numthreadspersearch|minhitsperthread|numsearchpartitions|termwise_limit|global_filter\.|nns\.)"
+)
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -104,6 +107,7 @@ def _merge(syntax: ProfileSyntax, parents: list[_Parts]) -> _Parts:
     for setting in syntax.settings:
         if setting.word not in _HARMLESS:
             raise _refused(syntax, setting)
+    _check_texts(syntax)
     profiles = [parent.profile for parent in parents]
     functions = {each.name: Function(each.name, each.arguments, each.expression) for each in syntax.functions.values()}
     profile = RankProfile(
@@ -124,12 +128,26 @@ def _merge(syntax: ProfileSyntax, parents: list[_Parts]) -> _Parts:
     )
 
 
+def _check_texts(syntax: ProfileSyntax) -> None:
+    """Refuses expressions that lie in files, and properties that steer Vespa's matching or ranking elsewhere."""
+    expressions = {name: phase.expression for name, phase in syntax.phases.items()}
+    expressions |= {f"function '{each.name}'": each.expression for each in syntax.functions.values()}
+    for where, expression in expressions.items():
+        if expression is not None and expression.startswith("file:"):
+            message = f"{where} of '{syntax.name}': an expression in a file is not supported by the local engine"
+            raise PackageError(message, file=syntax.file, line=syntax.line)
+    for name in syntax.properties:
+        if name.startswith("vespa.") and not _HARMLESS_PROPERTY.match(name):
+            message = f"rank property '{name}' of '{syntax.name}' is not supported by the local engine"
+            raise PackageError(message, file=syntax.file, line=syntax.line)
+
+
 def _input(syntax: ProfileSyntax, entry: tuple[str, str, str, int]) -> Input:
     name, kind, default, line = entry
     if kind == "string":
         raise PackageError(f"query({name}): string inputs are not supported", file=syntax.file, line=line)
     try:
-        return Input(name, parse_type("double" if kind in ("double", "float", "long") else kind), default)
+        return Input(name, parse_type("double" if kind in ("double", "float", "long", "int") else kind), default)
     except (ExpressionError, ValueError) as error:
         raise PackageError(f"query({name}): {error}", file=syntax.file, line=line) from error
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from clipsearch.engine.embedding import Embedder
+from clipsearch.engine.package.constants import read_constant
 from clipsearch.engine.package.fields import STEMMING, build_field, check_sources
 from clipsearch.engine.package.model import Field, RankProfile, Schema, SummaryClass
 from clipsearch.engine.package.profiles import resolve_profiles
@@ -18,6 +20,7 @@ from clipsearch.engine.package.syntax import (
     parse_profile,
     parse_schema,
 )
+from clipsearch.engine.tensors import Tensor
 from clipsearch.errors import PackageError
 
 # What a summary class may hold besides the schema's own fields.
@@ -34,10 +37,14 @@ class _Loaded:
     summary_files: dict[str, str]
     profiles: dict[str, ProfileSyntax]
     inherited_profiles: dict[str, ProfileSyntax] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
 
-def load_schemas(files: Mapping[str, bytes]) -> dict[str, Schema]:
-    """Every ``schemas/*.sd`` with its ``schemas/<name>/*.profile`` files, by name. Raises ``PackageError``."""
+def load_schemas(files: Mapping[str, bytes], embedders: Mapping[str, Embedder] | None = None) -> dict[str, Schema]:
+    """Every ``schemas/*.sd`` with its ``schemas/<name>/*.profile`` files, by name. Raises ``PackageError``.
+
+    ``embedders``: those of services.xml, which ``embed`` in an indexing statement may name.
+    """
     syntaxes: dict[str, SchemaSyntax] = {}
     for path in sorted(files):
         if not re.fullmatch(r"(?:schemas|searchdefinitions)/[^/]+\.sd", path):
@@ -53,7 +60,7 @@ def load_schemas(files: Mapping[str, bytes]) -> dict[str, Schema]:
         syntax.profiles += _profile_files(files, PurePosixPath(path).with_suffix(""))
         syntaxes[syntax.name] = syntax
     _refuse_stray_profiles(files, syntaxes)
-    loader = _Loader(syntaxes)
+    loader = _Loader(syntaxes, embedders or {}, files)
     return {name: loader.schema(name) for name in syntaxes}
 
 
@@ -77,20 +84,24 @@ def _text(files: Mapping[str, bytes], path: str) -> str:
 
 
 class _Loader:
-    def __init__(self, syntaxes: Mapping[str, SchemaSyntax]) -> None:
+    def __init__(
+        self, syntaxes: Mapping[str, SchemaSyntax], embedders: Mapping[str, Embedder], files: Mapping[str, bytes]
+    ) -> None:
         self.syntaxes = syntaxes
+        self.embedders = embedders
+        self.files = files
         self.loaded: dict[str, _Loaded] = {}
 
     def schema(self, name: str) -> Schema:
         syntax, loaded = self.syntaxes[name], self._load(name, ())
         if syntax.document is None and not loaded.fields:
             raise PackageError(f"schema '{name}' has no document", file=syntax.file, line=syntax.line)
-        check_sources(loaded.fields, syntax.file)
+        check_sources(loaded.fields, self.embedders, syntax.file)
         self._check_fieldsets(syntax, loaded)
         profiles = resolve_profiles(loaded.profiles, loaded.inherited_profiles)
         for profile in profiles.values():
             _check_profile(profile, loaded.fields)
-        return Schema(name, loaded.fields, loaded.fieldsets, _summaries(loaded), profiles)
+        return Schema(name, loaded.fields, loaded.fieldsets, _summaries(loaded), profiles, self.embedders)
 
     def _load(self, name: str, path: tuple[str, ...]) -> _Loaded:
         if name in self.loaded:
@@ -103,7 +114,11 @@ class _Loader:
             if parent not in self.syntaxes:
                 message = f"schema '{name}' inherits '{parent}', which is not in the application"
                 raise PackageError(message, file=syntax.file, line=syntax.line)
+            if parent not in syntax.document_inherits:
+                message = f"schema '{name}' inherits '{parent}', but its document does not inherit '{parent}'s document"
+                raise PackageError(message, file=syntax.file, line=syntax.line)
             _inherit(loaded, self._load(parent, (*path, name)), everything=parent in syntax.inherits)
+        _add_constants(loaded, syntax, self.files)
         _add_own(loaded, syntax)
         self.loaded[name] = loaded
         return loaded
@@ -124,7 +139,16 @@ def _inherit(loaded: _Loaded, parent: _Loaded, everything: bool) -> None:
     loaded.summary_files.update(parent.summary_files)
     loaded.inherited_profiles.update({**parent.inherited_profiles, **parent.profiles})
     if everything:
+        loaded.constants.update(parent.constants)
         loaded.fieldsets.update(parent.fieldsets)
+
+
+def _add_constants(loaded: _Loaded, syntax: SchemaSyntax, files: Mapping[str, bytes]) -> None:
+    """Reads the constants in files; every profile of the schema sees the schema's."""
+    loaded.constants.update((each.name, read_constant(each, files, syntax.file)) for each in syntax.constant_files)
+    for profile in syntax.profiles:
+        own = {each.name: read_constant(each, files, profile.file) for each in profile.constant_files}
+        profile.constants = {**loaded.constants, **profile.constants, **own}
 
 
 def _add_own(loaded: _Loaded, syntax: SchemaSyntax) -> None:
@@ -147,6 +171,10 @@ def _add_own(loaded: _Loaded, syntax: SchemaSyntax) -> None:
 def _schema_settings(syntax: SchemaSyntax) -> str:
     """The schema's default stemming."""
     stemming = "best"
+    for setting in syntax.document_settings:
+        if setting.word != "compression":  # how Vespa stores documents
+            message = f"'{setting.word}' in document '{syntax.name}' is not supported by the local engine"
+            raise PackageError(message, file=syntax.file, line=setting.line)
     for setting in syntax.settings:
         if setting.word == "stemming" and setting.values and setting.values[0] in STEMMING:
             stemming = setting.values[0]

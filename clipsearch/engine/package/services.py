@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from clipsearch.engine.embedding import Embedder
+from clipsearch.engine.package.embedders import parse_embedder
 from clipsearch.errors import PackageError
 
 OPEN_NLP = "ai.vespa.opennlp.open-nlp"
 _CONTAINER_REFUSED = frozenset(
-    ["component", "handler", "processing", "include", "model-evaluation", "server", "secret-store", "renderer"]
+    ["handler", "processing", "include", "model-evaluation", "server", "secret-store", "renderer"]
 ) | {"client", "clients", "binding", "filter", "rest-api"}
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """``documents``: the document types with an index. ``snowball_english``: see ``ApplicationPackage``."""
+    """``documents``: the document types with an index. The others: see ``ApplicationPackage``."""
 
     documents: tuple[str, ...]
     content_cluster: str
     container_cluster: str
     snowball_english: bool
+    embedders: Mapping[str, Embedder] = field(default_factory=dict)
 
 
 def parse_services(files: Mapping[str, bytes]) -> Services:
@@ -44,7 +47,7 @@ def parse_services(files: Mapping[str, bytes]) -> Services:
     containers = [each for each in root if _tag(each) in ("container", "jdisc")]
     contents = [each for each in root if _tag(each) == "content"]
     for each in root:
-        if _tag(each) not in ("container", "jdisc", "content", "admin"):
+        if _tag(each) not in ("container", "jdisc", "content", "admin", "config"):
             raise PackageError(f"<{_tag(each)}> is not supported by the local engine", file=file)
     if len(contents) != 1:
         raise PackageError(f"the local engine takes one <content> cluster, here are {len(contents)}", file=file)
@@ -56,17 +59,34 @@ def parse_services(files: Mapping[str, bytes]) -> Services:
         documents=_documents(content, file),
         content_cluster=content.get("id", "content"),
         container_cluster=searching[0].get("id", "default"),
-        snowball_english=_snowball(containers, file),
+        snowball_english=_snowball(root, containers, file),
+        embedders=_embedders(containers, files),
     )
 
 
-def _snowball(containers: list[Element], file: str) -> bool:
-    """Whether every container that feeds or searches stems English with Snowball."""
+def _embedders(containers: list[Element], files: Mapping[str, bytes]) -> dict[str, Embedder]:
+    """Of all container clusters: a cluster that only feeds has the same embedder as the one that searches."""
+    found: dict[str, Embedder] = {}
+    for component in (each for container in containers for each in container if _tag(each) == "component"):
+        embedder = parse_embedder(component, files)
+        before = found.setdefault(embedder.config.id, embedder)
+        if before.config != embedder.config:
+            raise PackageError(
+                f"component '{embedder.config.id}': the containers differ in it: documents and queries would be "
+                "embedded differently",
+                file="services.xml",
+            )
+    return found
+
+
+def _snowball(root: Element, containers: list[Element], file: str) -> bool:
+    """Whether all containers that feed or search stem English with Snowball; their own config overrides the root's."""
     found = set()
+    common = [_open_nlp(each, file) for each in root if _tag(each) == "config"]
     for container in containers:
         _check_container(container, file)
-        values = [_open_nlp(each, file) for each in container if _tag(each) == "config"]
-        found.add(any(values))
+        own = [_open_nlp(each, file) for each in container if _tag(each) == "config"]
+        found.add(any(own or common))
     if len(found) > 1:
         message = f"the containers differ in {OPEN_NLP}: documents and queries would be stemmed differently"
         raise PackageError(message, file=file)

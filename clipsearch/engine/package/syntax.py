@@ -6,17 +6,20 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import resources
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from lark import Lark, Token, Tree, UnexpectedInput
 
+from clipsearch.engine.grammars import lalr
+from clipsearch.engine.tensors.value import Tensor
 from clipsearch.errors import PackageError
 
 # Constructs that Vespa knows and the local engine does not: they are named as such, not called a mistake.
 UNSUPPORTED = frozenset(
-    ["struct", "struct-field", "annotation", "import", "onnx-model", "constant", "index", "rank", "rank-type"]
-) | {"match-phase", "diversity", "mutate", "model", "significance", "weakand", "weight"}
+    ["struct", "struct-field", "annotation", "import", "onnx-model", "index", "rank", "rank-type", "alias", "sorting"]
+) | {"match-phase", "diversity", "mutate", "model", "significance", "weakand", "weight", "rank-profile"}
+_BLOCK = re.compile(r"\"[^\"\n]*\"|#[^\n]*|([\w-]+)[^\n{};:\"#]*(\{)|(\})|[{]")
 
 
 # lark's trees hold trees and tokens alike; which it is, the grammar says.
@@ -43,7 +46,7 @@ class TypeSyntax:
 
 @dataclass(frozen=True, slots=True)
 class FieldSyntax:
-    """One ``field`` block; ``indexing`` is its statements' text, None when there is none."""
+    """One ``field`` block; ``indexing`` is its statements' text, None when there is none, from ``indexing_line`` on."""
 
     name: str
     type: TypeSyntax
@@ -51,6 +54,7 @@ class FieldSyntax:
     indexing: str | None
     settings: tuple[Setting, ...]
     in_document: bool
+    indexing_line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,16 @@ class PhaseSyntax:
     settings: tuple[Setting, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ConstantSyntax:
+    """A constant whose value lies in a file of the package; ``type`` is "" when none is given."""
+
+    name: str
+    line: int
+    type: str
+    settings: tuple[Setting, ...]
+
+
 @dataclass(slots=True)
 class ProfileSyntax:
     """One ``rank-profile`` block; ``features`` maps match/summary to (inherited profile or "", feature list)."""
@@ -90,12 +104,13 @@ class ProfileSyntax:
     line: int
     inherits: tuple[str, ...]
     inputs: list[tuple[str, str, str, int]] = field(default_factory=list)
-    constants: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, str | Tensor] = field(default_factory=dict)
     functions: dict[str, FunctionSyntax] = field(default_factory=dict)
     phases: dict[str, PhaseSyntax] = field(default_factory=dict)
     features: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
     settings: list[Setting] = field(default_factory=list)
+    constant_files: list[ConstantSyntax] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -113,12 +128,13 @@ class SchemaSyntax:
     summaries: list[SummarySyntax] = field(default_factory=list)
     profiles: list[ProfileSyntax] = field(default_factory=list)
     settings: list[Setting] = field(default_factory=list)
+    document_settings: list[Setting] = field(default_factory=list)
+    constant_files: list[ConstantSyntax] = field(default_factory=list)
 
 
 @functools.cache
 def _parser() -> Lark:
-    grammar = resources.files(__package__).joinpath("schema.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", start=["schema_file", "profile_file"], maybe_placeholders=True)
+    return lalr(Path(__file__).with_name("schema.lark"), start=["schema_file", "profile_file"])
 
 
 def parse_schema(text: str, file: str) -> SchemaSyntax:
@@ -154,16 +170,31 @@ def _refusal(error: UnexpectedInput, text: str, file: str) -> PackageError:
     lines = text.split("\n")
     line = error.line if error.line and error.line > 0 else len(lines)
     content = lines[line - 1]
-    if isinstance(token := getattr(error, "token", None), Token) and token.type == "$END":
-        return PackageError("the file ends inside a block: a '}' is missing", file=file, line=len(lines))
     column = max(error.column - 1, 0)
     before = re.search(r"[\w-]*$", content[:column])
     word = (before[0] if before else "") + (re.match(r"[\w-]*", content[column:]) or [""])[0]
     first = re.match(r"\s*([\w-]+)", content)
-    if first is not None and first[1] in UNSUPPORTED:
-        return PackageError(f"'{first[1]}' is not supported by the local engine", file=file, line=line)
+    candidates = [(first[1], line)] if first is not None and first[1] != "rank-profile" else []
+    for construct, place in (*candidates, *_enclosing(lines[: line - 1])):
+        if construct in UNSUPPORTED:
+            return PackageError(f"'{construct}' is not supported by the local engine", file=file, line=place)
+    if isinstance(token := getattr(error, "token", None), Token) and token.type == "$END":
+        return PackageError("the file ends inside a block: a '}' is missing", file=file, line=len(lines))
     found = word or content[column : column + 1]
     return PackageError(f"'{found}' is not expected in '{content.strip()}'", file=file, line=line)
+
+
+def _enclosing(lines: list[str]) -> list[tuple[str, int]]:
+    """The blocks still open after ``lines``, innermost first: (first word, line)."""
+    opened: list[tuple[str, int]] = []
+    for number, text in enumerate(lines, 1):
+        for found in _BLOCK.finditer(text):
+            if found[3]:
+                del opened[-1:]
+            elif found[0][-1:] == "{" and not found[0].startswith(("#", '"')):
+                opened.append((found[1] or "", number))
+    inside = [each for each in reversed(opened) if each[0] not in ("rank-profile", "index", "rank")]
+    return inside + [each for each in opened if each[0] == "rank-profile"][1:]
 
 
 def _add(schema: SchemaSyntax, item: Node, file: str) -> None:
@@ -174,7 +205,8 @@ def _add(schema: SchemaSyntax, item: Node, file: str) -> None:
             name, inherits, *fields = item.children
             schema.document = _name(name) if name is not None else schema.name
             schema.document_inherits = _names(inherits)
-            schema.fields += [_field(each, in_document=True) for each in fields]
+            schema.fields += [_field(each, in_document=True) for each in fields if each.data == "field"]
+            schema.document_settings += _settings(each for each in fields if each.data != "field")
         case "field":
             schema.fields.append(_field(item, in_document=False))
         case "fieldset":
@@ -184,16 +216,20 @@ def _add(schema: SchemaSyntax, item: Node, file: str) -> None:
             schema.summaries.append(_summary(item))
         case "rank_profile":
             schema.profiles.append(_profile(item, file))
+        case "constant_file":
+            schema.constant_files.append(_constant_file(item))
         case _:
             schema.settings.append(_setting(item))
 
 
 def _field(tree: Node, in_document: bool) -> FieldSyntax:
     name, kind, *items = tree.children
-    indexing = [_body(item) for item in items if isinstance(item, Token)]
+    written = [item for item in items if isinstance(item, Token)]
+    indexing = [_body(item) for item in written]
     settings = _settings(item for item in items if isinstance(item, Tree))
     statements = " ; ".join(indexing) if indexing else None
-    return FieldSyntax(_name(name), _type(kind), _line(name), statements, settings, in_document)
+    line = _line(written[0]) if written else 0
+    return FieldSyntax(_name(name), _type(kind), _line(name), statements, settings, in_document, line)
 
 
 def _type(tree: Node) -> TypeSyntax:
@@ -224,9 +260,10 @@ def _profile(tree: Node, file: str) -> ProfileSyntax:
         elif item.data == "inputs":
             profile.inputs += [_input(each) for each in item.children]
         elif item.data == "constants":
-            for constant, kind, literal in (each.children for each in item.children):
-                typed = kind is not None and str(kind.children[0]).startswith("tensor")
-                profile.constants[_argument(constant)] = f"{kind.children[0]}:{literal}" if typed else str(literal)
+            for constant in item.children:
+                _add_constant(profile, constant)
+        elif item.data == "constant_file":
+            profile.constant_files.append(_constant_file(item))
         elif item.data == "phase":
             expressions = [_body(each) for each in item.children[1:] if isinstance(each, Token)]
             settings = _settings(each for each in item.children[1:] if isinstance(each, Tree))
@@ -250,6 +287,23 @@ def _add_text(profile: ProfileSyntax, token: Token) -> None:
     head = re.match(r"(\w+)-features(?:\s+inherits\s+([\w-]+))?", token)
     if head is not None and head[1] != "rank":
         profile.features[head[1]] = (head[2] or "", split_features(_body(token)))
+
+
+def _add_constant(profile: ProfileSyntax, tree: Node) -> None:
+    name, kind, value = tree.children
+    type_ = str(kind.children[0]) if kind is not None else ""
+    if value.type == "CONSTANT_PATH":
+        path = Setting("file", _line(name), (value.partition(":")[2].strip().strip("\"'"),))
+        profile.constant_files.append(ConstantSyntax(_argument(name), _line(name), type_, (path,)))
+    else:
+        profile.constants[_argument(name)] = f"{type_}:{value}" if type_.startswith("tensor") else str(value)
+
+
+def _constant_file(tree: Node) -> ConstantSyntax:
+    name, *items = tree.children
+    kinds = [str(item.children[1]) for item in items if item.data == "constant_type"]
+    settings = _settings(item for item in items if item.data != "constant_type")
+    return ConstantSyntax(_argument(name), _line(name), "".join(kinds), settings)
 
 
 def _add_function(profile: ProfileSyntax, tree: Node) -> None:

@@ -12,6 +12,7 @@ from clipsearch.engine.index.columns import NumberColumn
 from clipsearch.engine.query import tree as q
 from clipsearch.engine.query.matching import Matcher, TermMatch
 from clipsearch.engine.query.neighbors import Neighbors
+from clipsearch.engine.query.term_features import NAMES, TermFeatures
 from clipsearch.engine.ranking import distances as metrics
 from clipsearch.engine.ranking.bm25 import K1, B, idf, score
 from clipsearch.engine.ranking.source import BatchTensor, BatchValue, Feature
@@ -19,6 +20,7 @@ from clipsearch.engine.tensors.value import Tensor
 from clipsearch.errors import QueryError
 
 Numbers = NDArray[np.float64]
+SPARSE_SHARE = 4  # BM25 of less than a row in so many is looked up row by row
 
 
 class QueryFeatures:
@@ -27,29 +29,64 @@ class QueryFeatures:
     def __init__(self, matcher: Matcher, properties: dict[str, str]) -> None:
         self.matcher = matcher
         self.properties = properties
-        self._bm25: dict[str, Numbers] = {}
+        self._dense: dict[str, Numbers] = {}
+        self._sparse: dict[str, tuple[NDArray[np.int64], Numbers]] = {}  # ascending rows, and their scores
 
-    def bm25(self, field: str) -> Numbers:
-        """BM25 of every row, (size,)."""
-        if field not in self._bm25:
-            self._bm25[field] = self._compute_bm25(field)
-        return self._bm25[field]
+    def bm25(self, field: str, rows: NDArray[np.int64]) -> Numbers:
+        """BM25 of live ``rows`` (n,)."""
+        known = self._sparse.get(field)
+        if known is not None and len(known[0]):
+            place = np.minimum(known[0].searchsorted(rows), len(known[0]) - 1)
+            if np.array_equal(known[0][place], rows):
+                return known[1][place]
+        if field not in self._dense:
+            if len(rows) * SPARSE_SHARE < self.matcher.size:
+                scores = self._bm25_of(field, rows)
+                if len(rows) > 1 and bool((rows[1:] > rows[:-1]).all()):
+                    self._sparse[field] = rows, scores
+                return scores
+            self._dense[field] = self._bm25_of_all(field)
+        return self._dense[field][rows]
 
-    def _compute_bm25(self, field: str) -> Numbers:
+    def _bm25_of(self, field: str, rows: NDArray[np.int64]) -> Numbers:
+        """BM25 of ``rows``: the same numbers as for all, added in the same order."""
+        scores, terms = np.zeros(len(rows)), self.terms(field)
+        if not terms or not len(rows):
+            return scores
+        snapshot = self.matcher.snapshot
+        lengths = snapshot.generation.texts[field].lengths.view(snapshot.size)[rows]
+        weights = np.array([self.weight(term) for term in terms])[:, np.newaxis]
+        frequencies = np.array([term.found[field].frequencies_of(rows) for term in terms])  # (terms, rows)
+        shares = score(frequencies, lengths, self._average(field), weights, *self._shape(field))
+        for term, share in zip(terms, shares, strict=True):  # not sum(): it may add in another order
+            scores += share if term.scope is None else np.where(term.scope[rows], share, 0.0)
+        return scores
+
+    def _average(self, field: str) -> float:
+        return self._property(field, "averageFieldLength", self.matcher.snapshot.average_length(field))
+
+    def _shape(self, field: str) -> tuple[float, float]:
+        return self._property(field, "k1", K1), self._property(field, "b", B)
+
+    def _bm25_of_all(self, field: str) -> Numbers:
+        """BM25 of every row, (size,), by the terms' postings."""
         snapshot = self.matcher.snapshot
         scores = np.zeros(snapshot.size)
         lengths = snapshot.generation.texts[field].lengths.view(snapshot.size)
-        average = self._property(field, "averageFieldLength", snapshot.average_length(field))
-        k1, b = self._property(field, "k1", K1), self._property(field, "b", B)
+        average, (k1, b) = self._average(field), self._shape(field)
         for term in self.terms(field):
+            weight = self.weight(term)
             rows, frequencies = term.postings[field]
             if term.scope is not None:
                 inside = term.scope[rows]
                 rows, frequencies = rows[inside], frequencies[inside]
-            weight = term.node.options.significance
-            weight = idf(term.count, snapshot.documents) if weight is None else weight
             scores[rows] += score(frequencies, lengths[rows], average, weight, k1, b)
         return scores
+
+    def weight(self, term: TermMatch) -> float:
+        """The term's idf, or the significance that the query gives it."""
+        given = term.node.options.significance
+        return idf(term.count, self.matcher.snapshot.documents) if given is None else given
 
     def _property(self, field: str, name: str, default: float) -> float:
         text = self.properties.get(f"bm25({field}).{name}", default)
@@ -60,7 +97,7 @@ class QueryFeatures:
 
     def terms(self, field: str) -> list[TermMatch]:
         """The ranked terms that searched ``field``'s index."""
-        found = [t for t in self.matcher.terms if field in t.postings and t.node.options.ranked]
+        found = [t for t in self.matcher.terms if field in t.found and t.node.options.ranked]
         return [t for t in found if not isinstance(t.node, (q.In, q.WeightedTokens))]  # sets match, they do not rank
 
     def neighbors(self, feature: Feature) -> list[Neighbors]:
@@ -80,23 +117,16 @@ class Batch:
     def value(self, feature: Feature) -> BatchValue:
         """Values of ``feature`` for each row. Raises ``QueryError`` for one that is not implemented."""
         name, arguments = feature.name, feature.arguments
-        if feature.output:
-            raise QueryError(f"the rank feature '{feature}' is not supported by the local engine")
+        if name in NAMES or (name == "attribute" and self._is_special(feature)):
+            return TermFeatures(self).value(feature)
         if name == "bm25":
-            return self.query.bm25(arguments[0])[self.rows]
-        if name in ("closeness", "distance", "rawScore", "itemRawScore"):
+            return self.query.bm25(arguments[0], self.rows)
+        if name in ("closeness", "distance"):
             return self._neighbor(feature)
-        if name == "attribute" and len(arguments) == 1:
+        if name == "attribute":
             return self._attribute(arguments[0])
         if name == "query":
             return self._input(arguments[0])
-        if name == "fieldLength":
-            texts = self.query.matcher.snapshot.generation.texts
-            return texts[arguments[0]].lengths.view()[self.rows].astype(np.float64)
-        if name == "matches":
-            return self._matches(arguments[0])
-        if name == "matchCount":
-            return self._match_count(arguments[0])
         if name == "firstPhase" and self.first_phase is not None:
             return self.first_phase
         if name == "now":
@@ -111,9 +141,13 @@ class Batch:
             return np.asarray(np.min([item.distance(self.rows) for item in items], axis=0))
         if not items:
             return 0.0
-        if feature.name == "closeness":
-            return np.asarray(np.max([item.closeness(self.rows) for item in items], axis=0))
-        return np.asarray(np.max([item.raw_score(self.rows) for item in items], axis=0))
+        return np.asarray(np.max([item.closeness(self.rows) for item in items], axis=0))
+
+    def _is_special(self, feature: Feature) -> bool:
+        """Whether it is not just the number or tensor of a field."""
+        column = self.query.matcher.snapshot.generation.columns.get(feature.arguments[0])
+        several = column is not None and not isinstance(column, NumberColumn)
+        return several or feature.output not in ("", "value")
 
     def _attribute(self, name: str) -> BatchValue:
         snapshot = self.query.matcher.snapshot
@@ -136,17 +170,3 @@ class Batch:
         if tensor.type.mapped:
             return BatchTensor(tensor.type, [tensor])
         return BatchTensor(tensor.type, tensor.cells[np.newaxis])
-
-    def _matches(self, field: str) -> Numbers:
-        return (self._match_count(field) > 0).astype(np.float64)
-
-    def _match_count(self, field: str) -> Numbers:
-        found = np.zeros(len(self.rows))
-        for term in self.query.matcher.terms:
-            if field in term.fields:
-                mask = term.mask
-                if mask is None or field in term.postings:
-                    mask = np.zeros(self.query.matcher.size, np.bool_)
-                    mask[term.postings[field][0]] = True
-                found += mask[self.rows] if term.scope is None else (mask & term.scope)[self.rows]
-        return found

@@ -1,90 +1,291 @@
-"""Grouping: counts of documents by the values of an attribute, as the UI's facets need them.
+"""Vespa's grouping language: what stands after ``|`` in a query, as operations and expressions.
 
-Supported: ``all(group(field) max(n) order(-count()) each(output(count())))``, nested ``all(...)`` around several of
-them, and ``as(label)``. Every other grouping expression is refused by name. Source: Vespa's grouping reference.
+``all(group(colour) max(3) order(-count()) each(output(count())))``. Here the text is parsed and checked;
+``grouping_values`` evaluates expressions over the matching rows, ``grouping_results`` makes the groups. Continuations,
+filters but ``regex`` and a few functions are refused by name. Source: Vespa's reference and ``GroupingParser.jj``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput
 
 from clipsearch.errors import QueryError
 
-_TOKEN = re.compile(r"\s*([A-Za-z_][\w.]*|-?\d+|[(){}\-,;]|'[^']*'|\"[^\"]*\"|.)", re.DOTALL)
-_COUNT = re.compile(r"output\(count\(\)(?:as\((\w+)\))?\)")
+AGGREGATORS = ("count", "sum", "avg", "max", "min", "stddev", "summary", "xor")
+_NAMES = {"+": "add", "-": "sub", "*": "mul", "/": "div", "%": "mod"}
+_PRECEDENCE = {"+": 0, "-": 1, "/": 2, "%": 3, "*": 4}
+_REFUSED = (
+    "quantile", "first", "argmin", "argmax", "uca", "zcurve.x", "zcurve.y", "interpolatedlookup", "array.at", "md5",
+    "xorbit", "debugwait", "docidnsspecific", "normalizesubject", "sort", "reverse", "toraw", "attribute", "xor",
+    "geo.distance",
+)  # fmt: skip
+_SPLIT = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(\|)""")
 
 
 @dataclass(frozen=True, slots=True)
-class Grouping:
-    """Count documents by ``field``; ``order`` "", "count" or "-count"; ``maximum`` 0: all groups."""
+class Expression:
+    """A grouping expression; ``kind``: call, attribute, constant or bucket.
 
-    field: str
-    output: str = "count()"
-    order: str = ""
-    maximum: int = 0
+    ``name`` of a call or attribute, ``value`` of a constant (int, float, str); of a bucket ``arguments`` are its two
+    bounds and ``value`` which of them are included. ``label``: what ``as`` gives it.
+    """
+
+    kind: str
+    name: str = ""
+    arguments: tuple[Expression, ...] = ()
+    value: Any = None
     label: str = ""
 
+    def __str__(self) -> str:
+        if self.kind == "attribute":
+            return self.name
+        if self.kind == "bucket":
+            low, high = self.value
+            ends = "[" if low else "<", "]" if high else ">"
+            return f"bucket{ends[0]}{self.arguments[0]}, {self.arguments[1]}{ends[1]}"
+        if self.kind == "constant":
+            infinite = self.value in (float("inf"), float("-inf"))
+            name = "inf" if self.value == float("inf") else "-inf" if infinite else str(self.value)
+            return f'"{self.value}"' if isinstance(self.value, str) else name
+        return f"{self.name}({', '.join(map(str, self.arguments))})"
 
-def parse_groupings(text: str) -> tuple[Grouping, ...]:
-    """The groupings after ``|``; "" has none. Raises ``QueryError`` naming what is not supported."""
-    found: list[Grouping] = []
-    for step in text.split("|")[1:]:
-        compact = "".join(token for token in _TOKEN.findall(step) if token.strip())
+    def walk(self) -> Iterator[Expression]:
+        """This expression and all inside it."""
+        yield self
+        for argument in self.arguments:
+            yield from argument.walk()
+
+    @property
+    def aggregator(self) -> bool:
+        """Whether it makes one value of many: avg, max and min do with one argument only."""
+        if self.kind != "call" or self.name not in AGGREGATORS:
+            return False
+        return len(self.arguments) == 1 or self.name in ("count", "summary")
+
+
+@dataclass(slots=True)
+class Operation:
+    """``all`` or ``each``. ``maximum`` None: not given, -1: no limit. ``order``: expression and whether ascending."""
+
+    each: bool
+    group: Expression | None = None
+    maximum: int | None = None
+    order: list[tuple[Expression, bool]] = field(default_factory=list)
+    outputs: list[Expression] = field(default_factory=list)
+    children: list[Operation] = field(default_factory=list)
+    where: str = ""
+    label: str = ""
+    filter: Expression | None = None
+
+
+def parse_groupings(text: str) -> tuple[Operation, ...]:
+    """The groupings after ``|``; "" has none. Raises ``QueryError`` naming what is wrong or not supported."""
+    found: list[Operation] = []
+    for step in _steps(text):
         if re.match(r"\s*\{", step):
             raise QueryError("grouping continuations are not supported by the local engine")
-        if compact:
-            found += _statement(compact)
+        if step.strip():
+            found += parse_grouping(step)
     return tuple(found)
 
 
-def _arguments(text: str) -> list[tuple[str, str]]:
-    """``a(x)b(y)`` as [("a", "x"), ("b", "y")]."""
-    calls: list[tuple[str, str]] = []
-    position = 0
-    while position < len(text):
-        name = re.compile(r"\w+").match(text, position)
-        if name is None or text[name.end() : name.end() + 1] != "(":
-            raise QueryError(f"grouping: cannot parse '{text[position : position + 40]}'")
-        depth, end = 0, name.end()
-        while end < len(text):
-            depth += {"(": 1, ")": -1}.get(text[end], 0)
-            end += 1
-            if depth == 0:
-                break
-        if depth:
-            raise QueryError("grouping: a parenthesis is not closed")
-        calls.append((name[0], text[name.end() + 1 : end - 1]))
-        position = end + (text[end : end + 1] == ",")
-    return calls
+def _steps(text: str) -> list[str]:
+    ends = [match.start() for match in _SPLIT.finditer(text) if match[1]]
+    return [text[start + 1 : end] for start, end in pairwise([*ends, len(text)])]
 
 
-def _statement(text: str) -> list[Grouping]:
-    calls = _arguments(text)
-    if len(calls) != 1 or calls[0][0] != "all":
-        raise QueryError(f"grouping: expected all(...), not supported by the local engine: '{text[:60]}'")
-    inner = _arguments(calls[0][1])
-    if inner and all(name == "all" for name, _ in inner):
-        return [grouping for name, body in inner for grouping in _statement(f"{name}({body})")]
-    return [_group(inner)]
+def parse_grouping(text: str) -> list[Operation]:
+    """The operations of one grouping. Raises ``QueryError``."""
+    try:
+        tree = _lark().parse(text)
+    except UnexpectedInput as error:
+        shown = error.get_context(text, 30).strip() if error.line > 0 else "it ends too early"
+        raise QueryError(f"grouping: not supported by the local engine, or a syntax error: {shown}") from error
+    operations = [_operation(child, {}) for child in tree.children if isinstance(child, Tree)]
+    for operation in operations:
+        _check(operation, 1)
+    return operations
 
 
-def _group(calls: list[tuple[str, str]]) -> Grouping:
-    field = output = order = label = ""
-    maximum = 0
-    for name, body in calls:
-        if name == "group" and re.fullmatch(r"[A-Za-z_][\w.]*", body):
-            field = body
-        elif name == "max" and body.isdigit():
-            maximum = int(body)
-        elif name == "order" and body in ("count()", "-count()"):
-            order = body[:-2]
-        elif name == "as":
-            label = body
-        elif name == "each" and (found := _COUNT.fullmatch(body)):
-            output = found[1] or "count()"
+@lru_cache(maxsize=1)
+def _lark() -> Lark:
+    text = Path(__file__).with_name("grouping.lark").read_text(encoding="utf-8")
+    return Lark(text, parser="lalr", maybe_placeholders=True)
+
+
+def _operation(tree: Tree[Any], names: dict[str, Expression]) -> Operation:
+    kind, *parts, label, where = tree.children
+    made = Operation(str(kind) == "each", where="" if where is None else str(where), label=_label(label))
+    names = dict(names)
+    for part in parts:
+        if part.data == "operation":
+            made.children.append(_operation(part, names))
         else:
-            raise QueryError(f"grouping expression '{name}({body})' is not supported by the local engine")
-    if not field or not output:
-        raise QueryError("grouping: the local engine supports all(group(field) each(output(count()))) only")
-    return Grouping(field, output, order, maximum, label)
+            _clause(made, part, names)
+    return made
+
+
+def _clause(made: Operation, part: Tree[Any], names: dict[str, Expression]) -> None:
+    kind, content = str(part.data), part.children[0]
+    if kind == "group":
+        made.group = _expression(content, names)
+    elif kind == "maximum":
+        made.maximum = -1 if str(content) == "inf" else int(float(str(content).rstrip("lLfFdD")))
+    elif kind == "order":
+        made.order += [_ordering(argument, names) for argument in content.children]
+    elif kind == "output":
+        made.outputs += [_expression(argument, names) for argument in content.children]
+    elif kind == "alias":
+        names[str(content)] = _expression(part.children[1], names)
+    elif kind == "where":
+        made.where = str(content)
+    elif kind == "filter":
+        made.filter = _filter(_expression(content, names))
+
+
+def _filter(made: Expression) -> Expression:
+    """``regex("pattern", expression)``, which pyvespa's match evaluator asks for; other predicates are refused."""
+    arguments = made.arguments
+    if made.name != "regex" or len(arguments) != 2 or not isinstance(arguments[0].value, str):
+        raise QueryError(f"grouping: filter({made}) is not supported by the local engine, filter(regex(...)) is")
+    return made
+
+
+def _ordering(tree: Tree[Any], names: dict[str, Expression]) -> tuple[Expression, bool]:
+    made = _expression(tree, names)
+    if made.kind == "call" and made.name == "neg":
+        return made.arguments[0], False
+    return made, True
+
+
+def _label(tree: Tree[Any] | None) -> str:
+    token: Any = None if tree is None else tree.children[0]
+    return "" if token is None else _text(token)
+
+
+def _text(token: Token) -> str:
+    return re.sub(r"\\(.)", r"\1", str(token)[1:-1]) if token.type == "STRING" else str(token)
+
+
+def _expression(tree: Tree[Any], names: dict[str, Expression]) -> Expression:
+    minus, chain, label = tree.children
+    made = _chain(chain, names)
+    if minus is not None:
+        negative = made.kind == "constant" and not isinstance(made.value, str)
+        made = Expression("constant", value=-made.value) if negative else Expression("call", "neg", (made,))
+    if label is None:
+        return made
+    return Expression(made.kind, made.name, made.arguments, made.value, _label(label))
+
+
+def _chain(tree: Tree[Any], names: dict[str, Expression]) -> Expression:
+    """Operators bind as in Vespa: ``*`` before ``%`` before ``/`` before ``-`` before ``+``."""
+    stack = [("+", _value(tree.children[0], names))]
+
+    def fold() -> None:
+        sign, right = stack.pop()
+        before, left = stack.pop()
+        stack.append((before, Expression("call", _NAMES[sign], (left, right))))
+
+    for sign_tree, value in zip(tree.children[1::2], tree.children[2::2], strict=True):
+        sign = str(sign_tree.children[0])
+        while len(stack) > 1 and _PRECEDENCE[stack[-1][0]] >= _PRECEDENCE[sign]:
+            fold()
+        stack.append((sign, _value(value, names)))
+    while len(stack) > 1:
+        fold()
+    return stack[0][1]
+
+
+def _value(tree: Tree[Any], names: dict[str, Expression]) -> Expression:
+    kind = str(tree.data)
+    children: list[Any] = tree.children
+    if kind == "inner":
+        return _expression(children[0], names)
+    if kind == "number":
+        text = str(children[0]).rstrip("lLfFdD")
+        return Expression("constant", value=int(text) if text.isdigit() else float(text))
+    if kind == "string":
+        return Expression("constant", value=_text(children[0]))
+    if kind == "bucket":
+        return _bucket(tree)
+    if kind == "variable":
+        if children[1] is not None:
+            names[str(children[0])] = _chain(children[1], names)
+        if str(children[0]) not in names:
+            raise QueryError(f"grouping: there is no alias '${children[0]}'")
+        return names[str(children[0])]
+    path = ".".join(str(name.children[0]) for name in children[0].children)
+    if kind == "attribute":
+        return Expression("attribute", path)
+    arguments = () if children[1] is None else tuple(_expression(a, names) for a in children[1].children)
+    if path == "attribute" and len(arguments) == 1 and arguments[0].kind == "attribute":
+        return arguments[0]
+    if path in _REFUSED:
+        raise QueryError(f"grouping expression '{path}' is not supported by the local engine")
+    if path == "summary":
+        arguments = tuple(Expression("constant", value=argument.name or argument.value) for argument in arguments)
+    return Expression("call", path, arguments)
+
+
+def _bucket(tree: Tree[Any]) -> Expression:
+    opening, low, high, closing = tree.children
+    bounds = (_bound(low), _bound(low if high is None else high))
+    return Expression("bucket", "bucket", bounds, (str(opening) != "<", str(closing) == "]" or high is None))
+
+
+def _bound(tree: Tree[Any]) -> Expression:
+    children: list[Any] = tree.children
+    *minus, token = children
+    sign = -1 if minus and minus[0] is not None else 1
+    if token.type == "NUMBER":
+        text = str(token).rstrip("lLfFdD")
+        return Expression("constant", value=sign * (int(text) if text.isdigit() else float(text)))
+    if token.type == "INFINITE":
+        return Expression("constant", value=sign * float("inf"))
+    return Expression("constant", value=_text(token))
+
+
+def _check(operation: Operation, level: int) -> None:
+    """Levels as in Vespa: 0 is a hit, 1 a group, 2 a list of groups."""
+    if operation.each:
+        level -= 1
+    if level < 0:
+        raise QueryError("grouping: each() needs something to be grouped by around it")
+    if operation.group is not None:
+        level += 1
+        if any(part.aggregator for part in operation.group.walk()):
+            raise QueryError(f"grouping: cannot group by '{operation.group}'")
+        if level == 1:
+            raise QueryError("grouping: cannot group single hits")
+    if operation.order and level != 2:
+        raise QueryError("grouping: order needs group in the same operation")
+    for expression, _ in operation.order:
+        if not any(part.aggregator for part in expression.walk()):
+            raise QueryError(f"grouping: cannot order groups by '{expression}'")
+    _check_outputs(operation, level)
+    for child in operation.children:
+        _check(child, level)
+
+
+def _check_outputs(operation: Operation, level: int) -> None:
+    for output in operation.outputs:
+        if level == 0 and output.name != "summary":
+            raise QueryError(f"grouping: '{output}' of a single hit is not supported by the local engine")
+        if level > 0 and not output.aggregator:
+            raise QueryError(f"grouping: the output '{output}' is not supported by the local engine")
+        if level == 2 and output.name != "count":
+            raise QueryError(f"grouping: '{output}' of a list of groups is not supported by the local engine")
+    if operation.where not in ("", "true", "$query"):
+        raise QueryError(f"grouping: where({operation.where}) is not supported by the local engine")
+    if operation.where == "true":
+        raise QueryError("grouping: where(true) is not supported by the local engine")

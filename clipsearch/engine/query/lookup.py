@@ -14,10 +14,10 @@ from clipsearch.engine.index.index import Snapshot
 from clipsearch.engine.index.text import ELEMENT_GAP
 from clipsearch.engine.package.model import Field
 from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.occurrences import IndexTerm, Listed, Occurrences
 from clipsearch.errors import QueryError
 
 Rows = NDArray[Any]
-Found = tuple[Rows, Rows, int]
 
 
 def fold_number_test(node: q.Number) -> Callable[[NDArray[Any]], NDArray[np.bool_]]:
@@ -46,47 +46,54 @@ class TextLookup:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
 
-    def term(self, node: q.Term, field: Field) -> Found:
-        """Live rows, frequencies, and document frequency of ``node`` in ``field``."""
+    def term(self, node: q.Term, field: Field) -> Occurrences:
+        """Where ``node`` occurs in ``field``."""
         index = self.snapshot.generation.texts[field.name]
         if isinstance(node, q.Phrase):
-            return self._sequence([term for word in node.words for term in self._terms(word, field, node)], field)
+            return self._sequence([term for word in node.words for term in self.index_terms(word, field, node)], field)
         if isinstance(node, q.Word):
             if node.prefix or node.suffix:
                 raise QueryError(f"'{node}': prefix and substring need an attribute, not an index", code=3)
-            return self._sequence(self._terms(node.text, field, node), field)
+            return self._sequence(self.index_terms(node.text, field, node), field)
         if isinstance(node, q.Number) and node.low == node.high:
             return self._sequence(index.terms(node.low.lstrip("-")), field)
         if isinstance(node, (q.In, q.WeightedTokens)):
             values = node.values if isinstance(node, q.In) else list(node.tokens)
-            return self._union([self._sequence(self._terms(str(value), field, node), field) for value in values])
+            each = [self._sequence(self.index_terms(str(value), field, node), field) for value in values]
+            return self.union(each, field)
         if isinstance(node, q.Boolean):
             return self._sequence(index.terms(str(node.value).lower()), field)
         raise QueryError(f"'{node}' needs an attribute: '{field.name}' is an index of words", code=3)
 
-    def _terms(self, word: str, field: Field, node: q.Term) -> list[str]:
+    def index_terms(self, word: str, field: Field, node: q.Term) -> list[str]:
+        """``word`` of ``node`` as terms of ``field``'s index."""
+        if not node.options.language.startswith("en"):
+            raise QueryError(
+                f"the language '{node.options.language}' is not supported by the local engine: it stems English", code=3
+            )
         if not node.options.stem:
             return linguistics.tokenize(word)
         return self.snapshot.generation.texts[field.name].terms(word)
 
-    def word(self, term: str, field: Field) -> Found:
-        """Live rows of one index term."""
-        rows, frequencies, count = self.snapshot.postings(field.name, term)
-        if count != len(rows):
-            alive = self.snapshot.live[rows]
-            rows, frequencies = rows[alive], frequencies[alive]
-        return rows, frequencies, count
+    def word(self, term: str, field: Field) -> Occurrences:
+        """Where one index term occurs."""
+        return IndexTerm(self.snapshot.texts[field.name], term)
 
-    def _union(self, found: list[Found]) -> Found:
-        rows = np.concatenate([np.empty(0, np.int32), *(rows for rows, _, _ in found)])
-        frequencies = np.concatenate([np.empty(0, np.int64), *(counts for _, counts, _ in found)])
+    def _listed(self, rows: Rows, frequencies: Rows, field: Field) -> Occurrences:
+        return Listed(rows, frequencies, self.snapshot.texts[field.name].lengths)
+
+    def union(self, found: list[Occurrences], field: Field) -> Occurrences:
+        """Where any of ``found`` occurs, their frequencies summed."""
+        postings = [each.postings() for each in found]
+        rows = np.concatenate([np.empty(0, np.int32), *(rows for rows, _ in postings)])
+        frequencies = np.concatenate([np.empty(0, np.int64), *(counts for _, counts in postings)])
         unique, inverse = np.unique(rows, return_inverse=True)
-        return unique, np.bincount(inverse, frequencies, len(unique)).astype(np.int64), len(unique)
+        return self._listed(unique, np.bincount(inverse, frequencies, len(unique)).astype(np.int64), field)
 
-    def _sequence(self, terms: list[str], field: Field) -> Found:
+    def _sequence(self, terms: list[str], field: Field) -> Occurrences:
         """Rows that have ``terms`` next to each other, and how often."""
         if not terms:
-            return np.empty(0, np.int32), np.empty(0, np.int64), 0
+            return self._listed(np.empty(0, np.int32), np.empty(0, np.int64), field)
         if len(terms) == 1:
             return self.word(terms[0], field)
         rows = self._common(terms, field)
@@ -97,12 +104,12 @@ class TextLookup:
             hit &= tokens[offset : offset + len(hit)] == index.number(term)
         counts = np.bincount(owner[: len(hit)][hit], minlength=len(rows))
         matched = counts > 0
-        return rows[matched], counts[matched], int(np.count_nonzero(matched))
+        return self._listed(rows[matched], counts[matched], field)
 
     def _common(self, terms: list[str], field: Field) -> Rows:
         found: Rows | None = None
         for term in dict.fromkeys(terms):
-            rows, _, _ = self.word(term, field)
+            rows, _ = self.word(term, field).postings()
             found = rows if found is None else np.intersect1d(found, rows, assume_unique=True)
         return np.empty(0, np.int32) if found is None else found
 
@@ -112,7 +119,7 @@ class TextLookup:
             raise QueryError("negative words in near are not supported by the local engine")
         words: list[str] = []
         for item in node.items:
-            terms = self._terms(item.text, field, item) if isinstance(item, q.Word) else []
+            terms = self.index_terms(item.text, field, item) if isinstance(item, q.Word) else []
             if len(terms) != 1:
                 raise QueryError("near takes single words only in the local engine")
             words += terms

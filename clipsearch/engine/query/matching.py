@@ -22,39 +22,50 @@ from clipsearch.engine.patterns import compile_pattern
 from clipsearch.engine.query import tree as q
 from clipsearch.engine.query.lookup import TextLookup, fold_number_test
 from clipsearch.engine.query.neighbors import Neighbors, find_neighbors
+from clipsearch.engine.query.occurrences import Occurrences, PostingLists
+from clipsearch.engine.query.operators import Scored, fuzzy_test, weigh
 from clipsearch.engine.tensors.value import Tensor
 from clipsearch.errors import QueryError
 
 Mask = NDArray[np.bool_]
-_NAMES = {q.Equiv: "equiv", q.SameElement: "sameElement", q.Labeled: "labeled"}
+_NAMES = {q.SameElement: "sameElement", q.Labeled: "labeled"}
 
 
 @dataclass(eq=False, slots=True)
 class TermMatch:
     """One term that was looked up.
 
-    ``postings``: index field to (rows, frequencies) of live rows; ``count``: document frequency summed over the
-    term's fields; ``mask``: rows where any field has it, None when postings say that; ``scope``: rows where the term
-    takes part in the match, None: wherever it occurs.
+    ``found``: index field to where it occurs there; ``count``: document frequency summed over the term's fields;
+    ``mask``: rows where any field has it, None when ``found`` says that; ``scope``: rows where the term takes part in
+    the match, None: wherever it occurs; ``source``: the item, where ``node`` only stands for it.
     """
 
     node: q.Term
-    postings: dict[str, tuple[NDArray[Any], NDArray[Any]]]
+    found: dict[str, Occurrences]
     count: int
     mask: Mask | None
     fields: tuple[str, ...]
     scope: Mask | None = None
+    source: q.Node | None = None
+
+    @property
+    def postings(self) -> PostingLists:
+        """Index field to (rows, frequencies) of live rows."""
+        return PostingLists(self.found)
 
 
 class Matcher:
     """Evaluates one query tree over one snapshot. ``inputs``: query tensors by name."""
 
-    def __init__(self, schema: Schema, snapshot: Snapshot, inputs: Mapping[str, Tensor]) -> None:
-        self.schema, self.snapshot, self.inputs = schema, snapshot, inputs
+    def __init__(
+        self, schema: Schema, snapshot: Snapshot, inputs: Mapping[str, Tensor], root: q.Node | None = None
+    ) -> None:
+        self.schema, self.snapshot, self.inputs, self.root = schema, snapshot, inputs, root
         self.size = snapshot.size
         self.terms: list[TermMatch] = []
         self.neighbors: list[Neighbors] = []
-        self._text = TextLookup(snapshot)
+        self.scored: list[Scored] = []
+        self.lookup = TextLookup(snapshot)
 
     def run(self, root: q.Node) -> NDArray[np.int64]:
         """The matching live rows, ascending."""
@@ -81,8 +92,14 @@ class Matcher:
             return self._nearest(node, allowed)
         if isinstance(node, q.Near):
             return self._scoped(self._near, node, allowed)
+        if isinstance(node, q.WeightedTokens) and node.operator != "WEIGHTEDSET":
+            return self._weigh(node)
         if isinstance(node, q.Term):
             return self._term(node)
+        if isinstance(node, q.Equiv):
+            return self._equiv(node)
+        if isinstance(node, q.Foreign):
+            raise QueryError(f"'{node.operator}' is not supported by the local engine", code=3)
         raise QueryError(
             f"'{_NAMES.get(type(node), type(node).__name__)}' is not supported by the local engine", code=3
         )
@@ -123,11 +140,8 @@ class Matcher:
         return self.match(node.positive, kept if allowed is None else kept & allowed) & kept
 
     def _nearest(self, node: q.NearestNeighbor, allowed: Mask | None) -> Mask:
-        live = self.snapshot.live if allowed is None else self.snapshot.live & allowed
-        found = find_neighbors(node, self.schema, self.snapshot, self.inputs, live)
-        self.neighbors.append(found)
         mask = np.zeros(self.size, np.bool_)
-        mask[found.rows] = True
+        mask[self.nearest(node, allowed).rows] = True
         return mask
 
     def fields(self, name: str) -> list[Field]:
@@ -141,31 +155,68 @@ class Matcher:
         fields = self.fields(node.field)
         self._check_in(node, fields)
         mask = np.zeros(self.size, np.bool_)
-        postings: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
+        occurrences: dict[str, Occurrences] = {}
         count = 0
         for field in fields:
             if is_text(field):
-                rows, frequencies, found = self._text.term(node, field)
-                postings[field.name] = (rows, frequencies)
-                mask[rows] = True
-                count += found
+                occurrences[field.name] = found = self.lookup.term(node, field)
+                mask[found.postings()[0]] = True
+                count += found.count
             else:
                 matched = self._attribute(node, field)
                 count += int(np.count_nonzero(matched & self.snapshot.live))
                 mask |= matched
         names = tuple(field.name for field in fields)
-        kept = mask if len(postings) < len(fields) else None  # thousands of words would keep thousands of masks
-        self.terms.append(TermMatch(node, postings, count, kept, names))
+        kept = mask if len(occurrences) < len(fields) else None  # thousands of words would keep thousands of masks
+        self.terms.append(TermMatch(node, occurrences, count, kept, names))
         return mask
 
+    def _weigh(self, node: q.WeightedTokens) -> Mask:
+        found = weigh(node, self.snapshot)
+        self.scored.append(found)
+        mask = np.zeros(self.size, np.bool_)
+        mask[found.rows] = True
+        self.terms.append(TermMatch(node, {}, len(found.rows), mask, (node.field,)))
+        return mask
+
+    def _equiv(self, node: q.Equiv) -> Mask:
+        """Any of the words, which rank as one term: its frequencies and document frequencies are summed."""
+        first_term = len(self.terms)
+        mask = self._any(node.items, None)
+        words = self.terms[first_term:]
+        del self.terms[first_term:]
+        names = tuple(dict.fromkeys(name for word in words for name in word.fields))
+        found: dict[str, Occurrences] = {}
+        for name in names:
+            each = [word.found[name] for word in words if name in word.found]
+            if each:
+                found[name] = self.lookup.union(each, self.schema.fields[name])
+        leaf = next(part for part in node.walk() if isinstance(part, q.Term))
+        kept = mask if len(found) < len(names) else None
+        term = q.Word(leaf.field, str(node), options=leaf.options)
+        self.terms.append(TermMatch(term, found, sum(word.count for word in words), kept, names, None, node))
+        return mask
+
+    def look_up(self, node: q.Term, field: Field) -> TermMatch:
+        """``node`` in the one index ``field``, without a mask of the rows that it matches."""
+        found = self.lookup.term(node, field)
+        term = TermMatch(node, {field.name: found}, found.count, None, (field.name,))
+        self.terms.append(term)
+        return term
+
+    def nearest(self, node: q.NearestNeighbor, allowed: Mask | None) -> Neighbors:
+        """The rows that ``node`` produces among live rows that are ``allowed`` (None: all)."""
+        live = self.snapshot.live if allowed is None else self.snapshot.live & allowed
+        found = find_neighbors(node, self.schema, self.snapshot, self.inputs, live)
+        self.neighbors.append(found)
+        return found
+
     def _check_in(self, node: q.Term, fields: list[Field]) -> None:
-        if isinstance(node, q.WeightedTokens) and node.operator != "WEIGHTEDSET":
-            raise QueryError(f"'{node.operator}' is not supported by the local engine", code=3)
         if not isinstance(node, q.In):
             return
         kinds = {(field.type.element or field.type).kind for field in fields}
-        integer, string = bool(kinds & {"int", "long"}), "string" in kinds
-        if kinds - {"int", "long", "string"}:
+        integer, string = bool(kinds & {"byte", "int", "long"}), "string" in kinds
+        if kinds - {"byte", "int", "long", "string"}:
             raise QueryError(
                 "Could not create query from YQL: The in operator is only supported for integer and string fields. "
                 f"The field {node.field} is not of these types"
@@ -218,7 +269,7 @@ class Matcher:
             self.match(item, None)  # each word ranks as a term of its own
         mask = np.zeros(self.size, np.bool_)
         for field in fields.values():
-            mask[self._text.near(node, field)] = True
+            mask[self.lookup.near(node, field)] = True
         return mask
 
 
@@ -228,6 +279,8 @@ def _has_neighbors(node: q.Node) -> bool:
 
 def _codes(node: q.Term, column: StringColumn) -> list[int]:
     """The dictionary codes that ``node`` accepts in a string attribute."""
+    if isinstance(node, q.Fuzzy):
+        return column.codes_where(fuzzy_test(node, column.key))
     if isinstance(node, q.Regex):
         return column.codes_where(compile_pattern(node.pattern, not column.cased).search)
     if isinstance(node, (q.In, q.WeightedTokens)):

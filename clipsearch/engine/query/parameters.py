@@ -28,7 +28,7 @@ ALIASES = {
     "filter": "model.filter", "trace.level": "tracelevel", "traceLevel": "tracelevel",
 }  # fmt: skip
 REFUSED = (
-    "model.filter", "recall", "select", "select.where", "select.grouping", "model.searchPath", "collapsefield",
+    "recall", "select.where", "select.grouping", "model.searchPath", "collapsefield",
     "ranking.matching.termwiseLimit", "ranking.matchPhase.attribute", "ranking.matchPhase.maxHits",
     "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "streaming.selection", "ranking.location",
 )  # fmt: skip

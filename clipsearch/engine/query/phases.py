@@ -5,7 +5,7 @@ Source: Vespa's ``match_thread.cpp``, ``hitcollector`` and ``GlobalPhaseRanker``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from clipsearch.engine.index.columns import NumberColumn, StringColumn
 from clipsearch.engine.index.index import Snapshot
+from clipsearch.engine.package.model import RankProfile
+from clipsearch.engine.query.clock import Clock
 from clipsearch.engine.query.features import Batch, QueryFeatures
 from clipsearch.engine.query.top import best_of
 from clipsearch.engine.query.yql import Sort
@@ -47,33 +49,55 @@ class Ranked:
 
 
 def rank(
-    features: QueryFeatures, program: RankProgram, rows: RowNumbers, wanted: int, rerank_counts: dict[str, int]
+    features: QueryFeatures,
+    program: RankProgram,
+    rows: RowNumbers,
+    wanted: int,
+    rerank_counts: Mapping[str, int],
+    clock: Clock,
 ) -> Ranked:
     """The best ``wanted`` of the matching ``rows`` by the profile's phases.
 
     ``rerank_counts``: the query's own ``second`` and ``global`` counts, where it sets them.
     """
     profile = program.profile
-    scores = _first_phase(features, program, rows)
-    if profile.first_phase is not None and profile.first_phase.drop_limit is not None:
-        kept = keep_above(scores, profile.first_phase.drop_limit)
-        rows, scores = rows[kept], scores[kept]
+    second, third = depths(profile, rerank_counts)
+    with clock.step("first phase"):
+        scores = first_phase(features, program, rows)
+        if profile.first_phase is not None and profile.first_phase.drop_limit is not None:
+            kept = keep_above(scores, profile.first_phase.drop_limit)
+            rows, scores = rows[kept], scores[kept]
+        lids = features.matcher.snapshot.lids[rows]
+        best = best_of(scores, lids, max(wanted, second, third))
+        if len(best) > profile.keep_rank_count:
+            scores = _keep(scores, best[: profile.keep_rank_count])
+            best = best_of(scores, lids, len(best))
+    hits = Ranked(rows[best], scores[best], scores[best], len(rows))
+    return rerank(features, program, hits, second, third, clock).cut(0, wanted)
+
+
+def depths(profile: RankProfile, rerank_counts: Mapping[str, int]) -> tuple[int, int]:
+    """How many hits the second and the global phase see."""
     second = rerank_counts.get("second", profile.second_phase.rerank_count) if profile.second_phase else 0
     third = rerank_counts.get("global", profile.global_phase.rerank_count) if profile.global_phase else 0
-    lids = features.matcher.snapshot.lids[rows]
-    best = best_of(scores, lids, max(wanted, second, third))
-    if len(best) > profile.keep_rank_count:
-        scores = _keep(scores, best[: profile.keep_rank_count])
-        best = best_of(scores, lids, len(best))
-    hits = Ranked(rows[best], scores[best], scores[best], len(rows))
+    return second, third
+
+
+def rerank(
+    features: QueryFeatures, program: RankProgram, hits: Ranked, second: int, third: int, clock: Clock
+) -> Ranked:
+    """The best ``hits`` of the first phase after the second and the global phase."""
     if second:
-        hits = _second_phase(features, program, hits, second)
+        with clock.step("second phase"):
+            hits = _second_phase(features, program, hits, second)
     if third:
-        hits = _global_phase(features, program, hits, third)
-    return hits.cut(0, wanted)
+        with clock.step("global phase"):
+            hits = _global_phase(features, program, hits, third)
+    return hits
 
 
-def _first_phase(features: QueryFeatures, program: RankProgram, rows: RowNumbers) -> Scores:
+def first_phase(features: QueryFeatures, program: RankProgram, rows: RowNumbers) -> Scores:
+    """First-phase scores of ``rows`` (n,), as Vespa keeps them."""
     if program.profile.first_phase is None and program.profile.name == "unranked":
         return np.zeros(len(rows))
     return sanitize(program.first_phase(Batch(features, rows), len(rows)))
@@ -127,7 +151,7 @@ def sort(features: QueryFeatures, program: RankProgram, rows: RowNumbers, wanted
     snapshot = features.matcher.snapshot
     scores = np.zeros(len(rows))
     if any(item.field in ("[rank]", "[relevance]") for item in order):
-        scores = _first_phase(features, program, rows)
+        scores = first_phase(features, program, rows)
     keys: list[NDArray[Any]] = [snapshot.lids[rows]]
     for item in reversed(order):
         key, missing = _sort_key(item, snapshot, rows, scores)

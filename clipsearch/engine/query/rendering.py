@@ -11,16 +11,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from clipsearch.engine.index.columns import NumberColumn, StringColumn
 from clipsearch.engine.index.documents import FieldValue, StoredDocument
 from clipsearch.engine.package.model import Schema
-from clipsearch.engine.query.grouping import Grouping
-from clipsearch.engine.query.matching import Matcher
+from clipsearch.engine.package.synthetic import with_synthetic
 from clipsearch.engine.tensors import render
 from clipsearch.engine.tensors.value import Tensor
-from clipsearch.errors import QueryError
 
 Json = dict[str, Any]
 DOCUMENT_ID = "documentid"
@@ -51,8 +46,9 @@ def hit(
         values[TYPE_NAME] = schema.name
     if DOCUMENT_ID in fields:
         values[DOCUMENT_ID] = document.id
+    stored = with_synthetic(schema, document.fields, fields.values())
     for name, source in fields.items():
-        value = document.fields.get(source)
+        value = stored.get(source)
         if value is not None and not _is_empty(value):
             values[name] = _value(value, form)
     shown = document.id if DOCUMENT_ID in fields else f"index:{cluster}/0/{global_id(document.id)}"
@@ -104,42 +100,3 @@ def global_id(document_id: str) -> str:
     else:
         head = hashlib.md5((where or parts[-1]).encode(), usedforsecurity=False).digest()[:4]
     return (head + hashlib.md5(document_id.encode(), usedforsecurity=False).digest()[4:12]).hex()
-
-
-def group_list(grouping: Grouping, matchers: Sequence[tuple[Matcher, Any]]) -> Json:
-    """Counts of matching documents by the values of an attribute. ``matchers``: with their matching rows."""
-    counts: dict[Any, int] = {}
-    kind = "string"
-    for matcher, rows in matchers:
-        column = matcher.snapshot.generation.columns.get(grouping.field)
-        if column is None:
-            raise QueryError(f"grouping: '{grouping.field}' is not an attribute of '{matcher.schema.name}'")
-        if isinstance(column, NumberColumn):
-            kind = "bool" if column.kind == "bool" else "long" if column.integer else "double"
-            values, found = np.unique(column.values(matcher.size)[rows], return_counts=True)
-            keys: list[Any] = [bool(v) for v in values] if kind == "bool" else values.tolist()
-        elif isinstance(column, StringColumn):
-            owner, codes = column.flat(matcher.size)
-            inside = np.zeros(matcher.size, np.bool_)
-            inside[rows] = True
-            numbers, found = np.unique(codes[inside[owner]], return_counts=True)
-            keys = [column.words[code] for code in numbers]
-        else:
-            raise QueryError(f"grouping by '{grouping.field}' is not supported by the local engine")
-        for key, count in zip(keys, found.tolist(), strict=True):
-            counts[key] = counts.get(key, 0) + count
-    ordered = sorted(counts.items(), key=lambda item: item[0])
-    if grouping.order:
-        ordered.sort(key=lambda item: item[1], reverse=grouping.order == "-count")
-    shown = ordered[: grouping.maximum] if grouping.maximum else ordered
-    children = [
-        {
-            "id": f"group:{kind}:{key}",
-            "relevance": (len(shown) - place) / len(shown),
-            "value": str(key),
-            "fields": {grouping.output: count},
-        }
-        for place, (key, count) in enumerate(shown)
-    ]
-    label = grouping.label or grouping.field
-    return {"id": f"grouplist:{label}", "relevance": 1.0, "label": label, "children": children}

@@ -1,41 +1,58 @@
 """What people type into a search box: Vespa's simple query syntax, by grammar (``model.type``).
 
-``any``, ``all``, ``weakAnd`` and ``web`` read ``+must -not "a phrase" field:word [1;9] >3 pre*``; ``phrase`` makes one
-phrase; ``tokenize`` and ``linguistics`` read words only. The ``advanced`` syntax, the programmatic one, and a few
-rare constructs of which Vespa's reading depends on parser internals are refused by name.
+``any``, ``all``, ``weakAnd`` and ``web`` read ``+must -not "a phrase" field:word [1;9] >3 pre*``; ``advanced`` has
+operators (``and``, ``or``, ``andnot``, ``rank``, ``near(2)``) between items; ``phrase`` makes one phrase; ``tokenize``
+and ``linguistics`` read words only. A filter (``model.filter``) is an ``any`` query whose terms match but do not rank.
+Source: Vespa's ``prelude.query.parser``; the programmatic syntax is refused by name.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from clipsearch.engine.index import linguistics
+from clipsearch.engine.package.model import Schema
 from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.simplify import (
+    add_filter,
+    add_positive,
+    as_filter,
+    combine_all,
+    combine_any,
+    simplified,
+    without_not,
+)
+from clipsearch.engine.query.user_terms import TermParser
+from clipsearch.engine.query.user_tokens import NUMBER, SPACE, WORD, Names, tokenize
 from clipsearch.errors import QueryError
 
-_REFUSED_TYPES = {"adv": "advanced", "advanced": "advanced", "yql": "yql", "prog": "programmatic"}
-_TYPES = ("any", "all", "weakand", "web", "phrase", "tokenize", "linguistics", "raw", "segment", "near", "onear")
-_NUMBER = r"-?\d+(?:\.\d+)?"
-_FIELD = re.compile(r"([A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*):(?=\S|$)")
-_RANGE = re.compile(rf"\[({_NUMBER})?;({_NUMBER})?(?:;(-?\d+))?\]")
-_COMPARE = re.compile(rf"([<>])({_NUMBER})")
-_WEIGHT = re.compile(r"(!+)(\d*)")
-_PLAIN_NUMBER = re.compile(rf"({_NUMBER})(?![\w.,])")
-_LONE_STAR = re.compile(r"(?:^|[\s:])\*+\s+\S*\w")
-_DOUBLE_MINUS = re.compile(r"--\d")
-_STOP = set(' \t\n\r"()+')
+__all__ = ["Names", "names_of", "parse_filter", "parse_user_input"]
+
+_REFUSED_TYPES = {"yql": "yql", "prog": "programmatic", "programmatic": "programmatic", "select": "select"}
+_TYPES = (
+    "any", "all", "weakand", "web", "phrase", "tokenize", "linguistics", "raw", "segment", "near", "onear", "adv",
+    "advanced",
+)  # fmt: skip
+_WORDS_ONLY = ("phrase", "tokenize", "linguistics", "near", "onear")
+_MAX_NESTING = 80
+_MAX_QUOTES = 1000  # quotes without words between them are read again and again
+_PLAIN = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")  # what is most often typed: no parser would find more than its words
+_EXACT_TERMINATOR = "@@"  # of a field with match: exact that names no other
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What ``word:`` in front of a term may be. ``fields`` None: anything; ``refused``: exact and uri fields."""
-
-    fields: frozenset[str] | None = None
-    refused: frozenset[str] = frozenset()
+def names_of(schemas: Iterable[Schema]) -> Names:
+    """What ``name:`` may stand before a term of user input, over all ``schemas``."""
+    schemas = list(schemas)
+    fields = [field for schema in schemas for field in schema.fields.values() if field.attribute or field.index]
+    exact = {
+        field.name: _EXACT_TERMINATOR if field.match == "exact" else None
+        for field in fields
+        if (field.type.element or field.type).kind == "string" and field.match in ("exact", "word")
+    }
+    return Names(frozenset([field.name for field in fields] + [n for s in schemas for n in s.fieldsets]), exact)
 
 
 def parse_user_input(
@@ -56,31 +73,79 @@ def parse_user_input(
         raise QueryError(f"the query grammar '{_REFUSED_TYPES[name]}' is not supported by the local engine")
     if name not in _TYPES:
         raise QueryError(f"No query type '{grammar}': expected one of {', '.join(_TYPES)}")
+    if not text:
+        return None
     if name == "raw":
-        return q.Word(index, text, options=options) if text else None
+        return q.Word(index, text, options=options)
     if name == "segment":
-        return _segment(index, text, options) if text else None
+        return _segment(index, text, options)
     target = int(extra.get("targetHits") or 0)
-    if name in ("phrase", "tokenize", "linguistics", "near", "onear") or mode == "none":
-        words = _pieces(text)
+    names = names or Names()
+    if name in _WORDS_ONLY or mode == "none":
+        words = _words(text, index, names)
         return _combine(name, index, words, options, extra.get("distance"), target)
-    parser = _Parser(text, index, options, names or Names())
-    if name == "web":
-        return parser.web()
-    return parser.any_items() if name == "any" else parser.all_items(target if name == "weakand" else None)
+    if name == "weakand" and _PLAIN.fullmatch(text) and not names.special and index not in names.exact:
+        return simplified(q.WeakAnd([q.Word(index, word, options=options) for word in text.split(" ")], target))
+    _check_size(text)
+    parsers: dict[str, Callable[..., TermParser]] = {"any": AnyParser, "web": WebParser, "all": AllParser}
+    parsers["weakand"] = AllParser
+    parser = parsers.get(name, AdvancedParser)(tokenize(text, index, names), index, options, names)
+    if name == "weakand" and isinstance(parser, AllParser):
+        parser.weak_target = target
+    return parser.parse()
 
 
-def _pieces(text: str) -> list[str]:
-    """The tokens of ``text`` in Unicode's compatible form, case and accents kept."""
-    pieces = linguistics.split(text)
-    return pieces if text.isascii() else [unicodedata.normalize("NFKC", piece) for piece in pieces]
+def parse_filter(root: q.Node | None, text: str, index: str, names: Names | None = None) -> q.Node | None:
+    """``root`` under the filter ``text``: its ``+`` items must match, its ``-`` items must not, the rest only ranks."""
+    names = names or Names()
+    _check_size(text)
+    parser = AnyParser(tokenize(text, index, names), index, q.Options(), names)
+    if root is None:
+        found = parser.parse()
+        return None if found is None else as_filter(found)
+    while parser.tokens.more():
+        for kind, parse in (("+", parser.positive), ("-", parser.negative), ("", lambda: parser.term()[0])):
+            item = parse()
+            if item is not None:
+                root = add_filter(root, as_filter(item), kind)
+                break
+        else:
+            parser.tokens.next()
+    return root
+
+
+def _check_size(text: str) -> None:
+    """Raises ``QueryError`` for what would take the parser too deep or too long."""
+    if _nesting(text) > _MAX_NESTING:
+        raise QueryError(f"more than {_MAX_NESTING} nested parentheses are not supported by the local engine")
+    if text.count('"') > _MAX_QUOTES:
+        raise QueryError(f"more than {_MAX_QUOTES} quotes in a query are not supported by the local engine")
+
+
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        if character in "()\uff08\uff09":
+            depth = max(0, depth + (1 if character in "(\uff08" else -1))
+            deepest = max(deepest, depth)
+    return deepest
+
+
+def _words(text: str, index: str, names: Names) -> list[str]:
+    """The words of ``text`` in Unicode's compatible form, case and accents kept; a special token is one word."""
+    found: list[str] = []
+    for token in tokenize(text, index, names):
+        if token.kind in (WORD, NUMBER):
+            written = token.text if token.special else unicodedata.normalize("NFKC", token.text)
+            found += linguistics.split(written) if names.segmenting and not token.special else [written]
+    return found
 
 
 def _segment(index: str, text: str, options: q.Options) -> q.Node:
-    words = _pieces(text)
-    return (
-        q.Phrase(index, words, text, True, options=options) if len(words) > 1 else q.Word(index, text, options=options)
-    )
+    words = [unicodedata.normalize("NFKC", word) for word in linguistics.split(text)]
+    if len(words) > 1:
+        return q.Phrase(index, words, text, True, options=options)
+    return q.Word(index, text, options=options)
 
 
 def _combine(name: str, index: str, words: list[str], options: q.Options, distance: Any, target: int) -> q.Node | None:
@@ -98,204 +163,255 @@ def _combine(name: str, index: str, words: list[str], options: q.Options, distan
     return q.Or(items) if name == "any" else q.WeakAnd(items, target)
 
 
-def _single(items: list[q.Node], composite: type[q.Composite]) -> q.Node:
-    return items[0] if len(items) == 1 else composite(items)
+class _ItemParser(TermParser):
+    """What the grammars share: items that must match, and groups, which are ``any`` in all of them."""
 
+    def combine(self, top: q.Node | None, item: q.Node) -> q.Node:
+        """``top`` and another ``item`` as one."""
+        return combine_any(top, item)
 
-class _Parser:
-    """A scanner over one text."""
+    def group(self) -> q.Node | None:
+        return self.tokens.attempt(lambda: self.any_items(False))
 
-    def __init__(self, text: str, index: str, options: q.Options, names: Names) -> None:
-        self.text, self.index, self.options, self.names = text, index, options, names
-        self.at = 0
-        if _LONE_STAR.search(text) or _DOUBLE_MINUS.search(text):
-            raise QueryError("a * on its own, or -- before a number, is not supported by the local engine")
+    def positive(self) -> q.Node | None:
+        """``+item``."""
 
-    def _peek(self, ahead: int = 0) -> str:
-        return self.text[self.at + ahead : self.at + ahead + 1]
+        def parse() -> q.Node | None:
+            if not self.tokens.skip_all("+") or self.tokens.here() == SPACE:
+                return None
+            return self.term()[0] or self.composite()
 
-    def _signed(self, sign: str) -> bool:
-        """Skips ``sign`` when something that can be searched for stands right behind it."""
-        following = self._peek(1)
-        if self._peek() == sign and (following in '"(*[' or self._starts_word(following)) and following:
-            self.at += 1
-            return True
-        return False
+        return self.tokens.attempt(parse)
+
+    def negative(self) -> q.Node | None:
+        """``-item``."""
+
+        def parse() -> q.Node | None:
+            self.tokens.skip_all("+")
+            if not self.tokens.skip_all("-") or self.tokens.here() == SPACE:
+                return None
+            return self.term()[0] or self._negative_group(q.And)
+
+        return self.tokens.attempt(parse)
+
+    def _negative_group(self, all_of: Callable[[list[q.Node]], q.Node]) -> q.Node | None:
+        item = self.composite()
+        return all_of(item.items) if isinstance(item, q.Or) else item
+
+    def any_items(self, outermost: bool) -> q.Node | None:
+        """Items of which some match; ``+`` and ``-`` items decide, and the rest then only ranks."""
+        top: q.Node | None = None
+        signed: q.Not | None = None
+        while True:
+            item = self.positive()
+            negative = self.negative() if item is None else None
+            found = item or negative
+            if found is not None:
+                if signed is None:
+                    signed = q.Not(None, [])
+                    self._sign(signed, item, negative)
+                    top = self.combine(top, signed)
+                else:
+                    self._sign(signed, item, negative)
+            else:
+                found = self.composite()
+                if found is not None:
+                    top = found if top is None else self.combine(top, found)
+                else:
+                    found = self.term()[0]
+                    top = self._with_term(top, found) if found is not None else top
+            if outermost and found is None:
+                self.tokens.next()
+            if not self.tokens.more() or not (outermost or found is not None):
+                break
+        return self._finished(top, signed)
 
     @staticmethod
-    def _starts_word(character: str) -> bool:
-        return bool(character) and (linguistics.is_word_character(character) or linguistics.is_symbol(character))
+    def _sign(signed: q.Not, positive: q.Node | None, negative: q.Node | None) -> None:
+        if positive is not None:
+            add_positive(signed, positive)
+        elif negative is not None:
+            signed.negatives.append(negative)
 
-    def all_items(self, weak_target: int | None) -> q.Node | None:
-        """All items, or the weighted best of them (``weak_target`` not None)."""
-        positives: list[q.Node] = []
-        negatives: list[q.Node] = []
-        while self.at < len(self.text):
-            group = self._peek() == "(" or self.text[self.at : self.at + 2] == "+("
-            item, negative = self._next()
-            if negative and item is not None:
-                negatives.append(item)
-            elif item is not None:
-                cut = weak_target is None and isinstance(item, q.And) and not group
-                positives += item.items if cut and isinstance(item, q.And) else [item]
-        if not positives and not negatives:
-            return None
-        positive: q.Node | None = None
-        if weak_target is not None and positives:
-            positive = q.WeakAnd(positives, weak_target)
-        elif positives:
-            positive = _single(positives, q.And)
-        return q.Not(positive, negatives) if negatives else positive
+    def _with_term(self, top: q.Node | None, term: q.Node) -> q.Node:
+        if top is None:
+            return term
+        if isinstance(top, (q.Term, q.And)):
+            return q.Or([top, term])
+        if isinstance(top, q.Not):
+            return self.combine(top, term)
+        assert isinstance(top, q.Composite)
+        top.items.append(term)
+        return top
 
-    def any_items(self, inside: bool = False) -> q.Node | None:
-        """Some item; ``+`` makes items necessary, and the rest then only ranks."""
-        required: list[q.Node] = []
-        optional: list[q.Node] = []
-        negatives: list[q.Node] = []
-        while self.at < len(self.text) and not (inside and self._peek() == ")"):
-            plus = self._peek() == "+"
-            group = self._peek() == "("
-            item, negative = self._next()
+    def _finished(self, top: q.Node | None, signed: q.Not | None) -> q.Node | None:
+        if signed is not None and not signed.negatives:  # only items that must match
+            if top is None or top is signed:
+                return signed.positive
+            if isinstance(top, q.Rank) and signed.positive is not None:
+                top.items.remove(signed)
+                return self.combine(top, signed.positive)
+        if signed is not None and signed.positive is None and top is not signed and top is not None:
+            add_positive(signed, without_not(top, signed))
+            return signed
+        return top if top is not None else signed
+
+
+class AnyParser(_ItemParser):
+    """Some item matches."""
+
+    def parse(self) -> q.Node | None:
+        """The whole text."""
+        return self.any_items(True)
+
+
+class AllParser(_ItemParser):
+    """All items match, or with ``weak_target`` (0: the default) the best of them by weight."""
+
+    weak_target: int | None = None
+
+    def combine(self, top: q.Node | None, item: q.Node) -> q.Node:
+        return combine_all(top, item)
+
+    def _all(self, items: list[q.Node]) -> q.Node:
+        return q.And(items) if self.weak_target is None else q.WeakAnd(items, self.weak_target)
+
+    def negative(self) -> q.Node | None:
+        """``-item``; ``-12`` is a number unless it names its field or stands in parentheses, ``--12`` is negated."""
+
+        def parse() -> q.Node | None:
+            if not self.tokens.skip("-") or self.tokens.here() == SPACE:
+                return None
+            item, explicit = self.term()
             if item is None:
-                continue
-            if group:
-                raise QueryError("parentheses without + or - are not supported here by the local engine")
-            (negatives if negative else required if plus else optional).append(item)
-        if required:
-            core: q.Node | None = _single(required, q.And)
-        else:
-            core = _single(optional, q.Or) if optional else None
-        if negatives:
-            core = q.Not(core, negatives)
-        return q.Rank([core, *optional]) if core is not None and required and optional else core
+                return self._negative_group(self._all)
+            if isinstance(item, q.Number) and not explicit and not str(item).startswith("-"):
+                return None
+            return item
 
-    def web(self) -> q.Node | None:
-        """Words that must all match, ``OR`` between alternatives, ``-`` and quotes."""
+        return self.tokens.attempt(parse)
+
+    def parse(self) -> q.Node | None:
+        """The whole text."""
+        items: list[q.Node] = []
+        negatives: list[q.Node] = []
+        while True:
+            item = self.negative()
+            if item is not None:
+                negatives.append(item)
+            else:
+                item = self.positive() or self.term()[0] or self.composite()
+                if item is not None:
+                    items.append(item)
+                else:
+                    self.tokens.next()
+            if not self.tokens.more():
+                break
+        return _signed(self._all(items) if items else None, negatives)
+
+
+class WebParser(AllParser):
+    """All items match, ``OR`` in capitals between alternatives, parentheses are noise."""
+
+    def parse(self) -> q.Node | None:
+        """The whole text."""
         groups: list[list[q.Node]] = [[]]
         negatives: list[q.Node] = []
-        while self.at < len(self.text):
-            if re.compile(r"OR(?=\s)").match(self.text, self.at) and (self.at == 0 or self.text[self.at - 1].isspace()):
-                self.at += 2
-                if groups[-1]:
-                    groups.append([])
-                continue
-            if self._peek() in "()":
-                self.at += 1
-                continue
-            item, negative = self._next()
+        while True:
+            item = self.negative()
             if item is not None:
-                negatives.append(item) if negative else groups[-1].append(item)
-        found = [_single(group, q.And) for group in groups if group]
-        positive = _single(found, q.Or) if found else None
-        return q.Not(positive, negatives) if negatives else positive
+                negatives.append(item)
+            else:
+                item = self.positive() or self.term()[0]
+                if isinstance(item, q.Word) and item.text == "OR" and (len(groups) > 1 or groups[0]):
+                    groups.append([])
+                elif item is not None:
+                    groups[-1].append(item)
+                else:
+                    self.tokens.next()
+            if not self.tokens.more():
+                break
+        alternatives: list[q.Node] = [q.And(group) for group in groups if group]
+        return _signed(q.Or(alternatives) if alternatives else None, negatives)
 
-    def _next(self) -> tuple[q.Node | None, bool]:
-        """The next item and whether it is negated; (None, ...) after skipping what is no item."""
-        start = self.at
-        if self._signed("-"):
-            number = _PLAIN_NUMBER.match(self.text, start)
-            if number and number[1].startswith("-"):
-                self.at = number.end()
-                return q.Number(self.index, number[1], number[1], options=self.options), False
-            item = self._group() if self._peek() == "(" else self._item()
-            if isinstance(item, q.Or):
-                item = q.And(item.items)
-            return item, True
-        self._signed("+")
-        item = self._group() if self._peek() == "(" else self._item()
-        if item is None and self.at == start:
-            self.at += 1
-        return item, False
 
-    def _group(self) -> q.Node | None:
-        self.at += 1
-        item = self.any_items(inside=True)
-        if self._peek() != ")":
-            raise QueryError("a parenthesis of the query is not closed: not supported by the local engine")
-        self.at += 1
-        return item
+def _signed(positive: q.Node | None, negatives: list[q.Node]) -> q.Node | None:
+    if negatives:
+        return simplified(q.Not(positive, negatives))
+    return None if positive is None else simplified(positive)
 
-    def _item(self) -> q.Node | None:
-        """A phrase, number, range or word, with its field and weight."""
-        found = _FIELD.match(self.text, self.at)
-        index = self.index
-        if found is not None:
-            name = found[1].lower() if found[1].isupper() or found[1].replace(".", "").isupper() else found[1]
-            if name in self.names.refused:
-                raise QueryError(f"'{name}:' in user input is not supported by the local engine: it is matched exactly")
-            if self.names.fields is None or name in self.names.fields:
-                index = name
-                self.at = found.end()
-        item = self._quoted(index) if self._peek() == '"' else self._number(index) or self._words(index)
-        return self._weighted(item) if item is not None else None
 
-    def _weighted(self, item: q.Node) -> q.Node:
-        weight = _WEIGHT.match(self.text, self.at)
-        if weight is None:
-            return item
-        following = self.text[weight.end() : weight.end() + 1]
-        if weight[2] and (len(weight[1]) > 1 or len(weight[2]) > 9):
-            raise QueryError("this weight after ! is not supported by the local engine")
-        if following and self._starts_word(following):
-            raise QueryError("a word right after ! is not supported by the local engine")
-        self.at = weight.end()
-        value = int(weight[2]) if weight[2] else 100 + 50 * len(weight[1])
-        if isinstance(item, q.Term):
-            item.options = replace(item.options, weight=value)
-        return item
+class AdvancedParser(TermParser):
+    """Items with operators between them, evaluated from left to right."""
 
-    def _quoted(self, index: str) -> q.Node | None:
-        end = self.text.find('"', self.at + 1)
-        inside = self.text[self.at + 1 : end if end >= 0 else len(self.text)]
-        self.at = end + 1 if end >= 0 else len(self.text)
-        words = _pieces(inside)
-        if not words:
-            return None
-        if len(words) == 1:
-            return q.Word(index, words[0], options=self.options)
-        return q.Phrase(index, words, options=self.options)
+    def parse(self) -> q.Node | None:
+        """The whole text."""
+        return self._items(True)
 
-    def _number(self, index: str) -> q.Node | None:
-        interval = _RANGE.match(self.text, self.at)
-        if interval is not None and (interval[1] or interval[2]):
-            self.at = interval.end()
-            limit = int(interval[3] or 0)
-            return q.Number(index, interval[1] or "", interval[2] or "", hit_limit=limit, options=self.options)
-        compared = _COMPARE.match(self.text, self.at)
-        if compared is not None:
-            self.at = compared.end()
-            low, high = ("", compared[2]) if compared[1] == "<" else (compared[2], "")
-            return q.Number(index, low, high, bool(high), bool(low), options=self.options)
-        plain = _PLAIN_NUMBER.match(self.text, self.at)
-        if plain is not None and self.text[plain.end() : plain.end() + 1] in ("", " ", ")", "!"):
-            self.at = plain.end()
-            return q.Number(index, plain[1], plain[1], options=self.options)
+    def group(self) -> q.Node | None:
+        return self.tokens.attempt(lambda: self._items(False))
+
+    def _items(self, outermost: bool) -> q.Node | None:
+        top: q.Node | None = None
+        closed = expecting = False
+        while True:
+            item = self.term()[0]
+            grouped = item is None
+            item = self.composite() if item is None else item
+            if item is not None:
+                made = self._operator(top, item, closed) if expecting and top is not None else None
+                if made is not None:
+                    top, closed, expecting = made, False, False
+                elif top is None:
+                    top, closed, expecting = item, grouped, True
+                elif isinstance(top, q.Not):
+                    top.negatives.append(item)
+                    expecting = True
+                elif isinstance(top, (q.Composite, q.Near)) and not isinstance(top, q.SegmentAnd):
+                    self._append(top, item)
+                    expecting = True
+                else:
+                    top, closed, expecting = q.And([top, item]), False, True
+            if outermost and item is None:
+                self.tokens.next()
+            if not self.tokens.more() or not (outermost or item is not None):
+                break
+        if isinstance(top, q.Not) and not top.negatives:
+            return top.positive
+        single = isinstance(top, (q.Composite, q.Near)) and len(top.items) == 1
+        return top.parts()[0] if top is not None and single else top
+
+    @staticmethod
+    def _append(top: q.Composite | q.Near, item: q.Node) -> None:
+        if isinstance(top, q.Equiv) and not isinstance(item, (q.Term, q.SegmentAnd)):
+            raise QueryError("equiv takes words, numbers and phrases only")
+        top.items.append(item)
+
+    def _operator(self, top: q.Node, item: q.Node, closed: bool) -> q.Node | None:
+        """``top`` under the operator that ``item`` is, None when it is none."""
+        name = item.text.lower() if isinstance(item, q.Word) else ""
+        if name == "andnot":
+            return top if isinstance(top, q.Not) and not closed else q.Not(top, [])
+        plain = {"and": q.And, "or": q.Or, "rank": q.Rank, "equiv": q.Equiv}
+        if name in plain:
+            return top if type(top) is plain[name] and not closed else plain[name]([top])
+        if name in ("wand", "weakand"):
+            target = self._argument()
+            same = isinstance(top, q.WeakAnd) and top.target_hits == target
+            return top if same and not closed else q.WeakAnd([top], target)
+        if name in ("near", "onear"):
+            distance, ordered = self._argument() or 2, name == "onear"
+            same = isinstance(top, q.Near) and (top.distance, top.ordered) == (distance, ordered)
+            return top if same and not closed else q.Near([top], distance, ordered)
         return None
 
-    def _words(self, index: str) -> q.Node | None:
-        """One written word; punctuation inside makes it several that must all match."""
-        start = self.at
-        while self.at < len(self.text) and (
-            self._peek() not in _STOP and not (self._peek() == "!" and self._words_seen(start))
-        ):
-            self.at += 1
-        written = self.text[start : self.at]
-        if self._peek() == "+" and self.at > start:
-            while self.at < len(self.text) and self._peek() not in ' \t\n\r"()!':
-                self.at += 1
-            written = self.text[start : self.at]
-        if re.fullmatch(r"'\d+", written):
-            return q.Word(index, written, options=self.options)
-        pieces = _pieces(written)
-        if not pieces:
-            self.at = max(self.at, start + 1) if written else self.at
-            return None
-        if self._peek() == '"' and self.text[self.at - 1 : self.at] not in (" ", ""):
-            raise QueryError("a quote right behind a word is not supported by the local engine")
-        suffix, prefix = written.startswith("*"), written.endswith("*")
-        if len(pieces) == 1:
-            return q.Word(index, pieces[0], prefix, suffix, options=self.options)
-        return q.And([q.Word(index, piece, options=self.options) for piece in pieces])
-
-    def _words_seen(self, start: int) -> bool:
-        return any(self._starts_word(character) for character in self.text[start : self.at])
+    def _argument(self) -> int:
+        """The number in parentheses behind an operator, 0 when there is none."""
+        if not self.tokens.skip("("):
+            return 0
+        if self.tokens.here() != NUMBER:
+            raise QueryError("Expected an integer argument")
+        value = int(self.tokens.next().text)
+        if not self.tokens.skip(")"):
+            raise QueryError("Expected a right brace following the argument")
+        return value

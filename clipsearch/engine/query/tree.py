@@ -13,7 +13,9 @@ from typing import Any
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """Base of all items. ``label`` names an item for ``itemRawScore`` and the like."""
+    """Base of all items. ``annotations`` are the query's own: nothing in matching and ranking reads them."""
+
+    annotations: dict[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)
 
     def parts(self) -> list[Node]:
         """The direct children."""
@@ -27,15 +29,18 @@ class Node:
 
 
 def nested(node: Node) -> str:
-    """``node`` as a child of a composite: composites get parentheses."""
-    return f"({node})" if isinstance(node, (Composite, Not, Near, Labeled)) else str(node)
+    """``node`` as a child of a composite: composites get parentheses, their weight stands behind."""
+    if isinstance(node, Composite):
+        return f"({node.inside()}){node.suffix()}"
+    return f"({node})" if isinstance(node, (Not, Near, Labeled)) else str(node)
 
 
 @dataclass(eq=False, slots=True)
 class Composite(Node):
-    """Items under one operator."""
+    """Items under one operator. ``weight`` is kept for ``str`` only: terms weigh in ranking, composites do not."""
 
     items: list[Node]
+    weight: int = dataclasses.field(default=100, kw_only=True)
 
     def parts(self) -> list[Node]:
         """The operands."""
@@ -44,8 +49,16 @@ class Composite(Node):
     def _head(self) -> str:
         return ""
 
-    def __str__(self) -> str:
+    def inside(self) -> str:
+        """The operator and its operands."""
         return " ".join([self._head(), *(nested(item) for item in self.items)])
+
+    def suffix(self) -> str:
+        """The weight, unless it is the default."""
+        return f"!{self.weight}" if self.weight != 100 else ""
+
+    def __str__(self) -> str:
+        return self.inside() + self.suffix()
 
 
 class And(Composite):
@@ -53,6 +66,13 @@ class And(Composite):
 
     def _head(self) -> str:
         return "AND"
+
+
+class SegmentAnd(And):
+    """The parts of one written word, which must all match."""
+
+    def _head(self) -> str:
+        return "SAND"
 
 
 class Or(Composite):
@@ -141,6 +161,7 @@ class Options:
     significance: float | None = None
     stem: bool = True
     label: str = ""
+    language: str = "en"
 
 
 @dataclass(eq=False, slots=True)
@@ -239,11 +260,33 @@ class In(Term):
 
 
 @dataclass(eq=False, slots=True)
+class Fuzzy(Term):
+    """Strings within ``max_edits`` Levenshtein edits of ``text``, the first ``prefix_length`` characters fixed.
+
+    ``prefix``: the edits to some beginning of the string count.
+    """
+
+    text: str
+    max_edits: int = 2
+    prefix_length: int = 0
+    prefix: bool = False
+
+    def __str__(self) -> str:
+        numbers = f"{self.text},{self.max_edits},{self.prefix_length},{str(self.prefix).lower()}"
+        return f"FUZZY({numbers}) {Term.__str__(self)}{self.text}"
+
+
+@dataclass(eq=False, slots=True)
 class WeightedTokens(Term):
-    """``weightedSet``, ``dotProduct`` or ``wand`` over tokens with weights."""
+    """``weightedSet``, ``dotProduct`` or ``wand`` over tokens with weights.
+
+    ``wand`` matches at least the ``target_hits`` best of the rows that score more than ``score_threshold``.
+    """
 
     operator: str
     tokens: dict[str, int]
+    target_hits: int = dataclasses.field(default=10, kw_only=True)
+    score_threshold: float = dataclasses.field(default=0.0, kw_only=True)
 
     def __str__(self) -> str:
         inside = ",".join(f'[{weight}]:"{token}"' for token, weight in self.tokens.items())
@@ -267,6 +310,17 @@ class Near(Node):
     def __str__(self) -> str:
         numbers = f"{self.distance},{self.negatives},{self.exclusion}" if self.negatives else f"{self.distance}"
         return f"{'ONEAR' if self.ordered else 'NEAR'}({numbers}) " + " ".join(nested(i) for i in self.items)
+
+
+@dataclass(eq=False, slots=True)
+class Foreign(Node):
+    """An item over a kind of field that the local engine does not have: parsed, and refused when it is executed."""
+
+    operator: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(eq=False, slots=True)

@@ -6,33 +6,27 @@ Annotations hold for everything inside the expression that they stand before, th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lark import Token, Tree
+from lark import Tree
 
 from clipsearch.engine.index import linguistics
 from clipsearch.engine.query import tree as q
-from clipsearch.engine.query.simple import Names, parse_user_input
+from clipsearch.engine.query.foreign import geo_location, predicate, word_alternatives
+from clipsearch.engine.query.literals import Numeral, constant, unquote
+from clipsearch.engine.query.simple import Names, parse_filter, parse_user_input
 from clipsearch.errors import QueryError
 
 Ast = Tree[Any]
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _TUNING = (
     "hnsw.approximateThreshold", "hnsw.explorationSlack", "hnsw.filterFirstExploration",
     "hnsw.filterFirstThreshold", "hnsw.postFilterThreshold", "hnsw.targetHitsMaxAdjustmentFactor",
 )  # fmt: skip
-_REFUSED_ANNOTATIONS = (
-    "connectivity",
-    "scoreThreshold",
-    "thresholdBoostFactor",
-    "minTargetHits",
-    "elementFilter",
-    "annotations",
-)
-_REFUSED_CALLS = ("predicate", "geoLocation", "geoBoundingBox", "nonEmpty", "text", "uri", "alternatives", "fuzzy")
+_REFUSED_ANNOTATIONS = ("connectivity", "thresholdBoostFactor", "minTargetHits", "elementFilter")
+_REFUSED_CALLS = ("geoBoundingBox", "uri")
+_COMPOSITES = ("and", "or", "weakAnd", "near", "onear", "phrase")
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "="}
 
 
@@ -45,71 +39,14 @@ class Context:
     query_type: str = "weakAnd"
     default_index: str = "default"
     names: Names | None = None
+    filter: str = ""
 
 
 def build_where(where: Ast, context: Context) -> q.Node:
     """The query tree of ``where``. Raises ``QueryError`` naming what is wrong or not supported."""
+    if context.filter and not any(call.children[0] == "userQuery" for call in where.find_data("call")):
+        raise QueryError("model.filter without userQuery() is not supported by the local engine")
     return _Builder(context).expression(where)
-
-
-def constant(node: Any, parameters: Mapping[str, str]) -> Any:
-    """A literal of the parse tree as a Python value; numbers keep their text (``str`` with a digit)."""
-    kind, children = node.data, [child for child in node.children if child is not None]
-    if kind == "string":
-        return unquote(children[0])
-    if kind in ("number", "minus", "minus_number"):
-        text = str(children[-1].children[0] if isinstance(children[-1], Tree) else children[-1])
-        return Numeral(("-" if kind != "number" else "") + text.rstrip("lL"))
-    if kind == "boolean":
-        return {"true": True, "false": False}.get(str(children[0]).lower())
-    if kind == "parameter":
-        return resolve(children[0], parameters)
-    if kind == "map":
-        return {_key(pair.children[0]): constant(pair.children[1], parameters) for pair in children}
-    if kind == "array":
-        return [constant(child, parameters) for child in children]
-    if kind == "name":
-        return str(children[0])
-    raise QueryError(f"expected a constant, but got '{kind}'")
-
-
-class Numeral(str):
-    """A number as it was written."""
-
-    __slots__ = ()
-
-
-def _key(token: Token) -> str:
-    return unquote(token) if token.type == "STRING" else str(token)
-
-
-def unquote(token: str) -> str:
-    """A quoted string's content with its escapes resolved."""
-    inside, found, position = str(token)[1:-1], [], 0
-    while position < len(inside):
-        character = inside[position]
-        if character == "\\" and position + 1 < len(inside):
-            position += 1
-            character = inside[position]
-            if character == "u":
-                digits = inside[position + 1 : position + 5]
-                if not re.fullmatch(r"[0-9a-fA-F]{4}", digits):
-                    raise QueryError(f"not a unicode escape: \\u{digits}")
-                found.append(chr(int(digits, 16)))
-                position += 5
-                continue
-            character = _ESCAPES.get(character, character)
-        found.append(character)
-        position += 1
-    return "".join(found)
-
-
-def resolve(token: str, parameters: Mapping[str, str]) -> str:
-    """The value of ``@name``."""
-    name = str(token)[1:]
-    if name not in parameters:
-        raise QueryError(f"Can't resolve '{name}': the query has no parameter of that name")
-    return parameters[name]
 
 
 def _arguments(call: Ast) -> list[Ast]:
@@ -132,6 +69,9 @@ class _Builder:
             "weakAnd": self._weak_and,
             "range": self._range,
             "labeled": self._labeled,
+            "nonEmpty": self._non_empty,
+            "predicate": lambda call: predicate(_arguments(call), self.parameters),
+            "geoLocation": lambda call: geo_location(_arguments(call), self.parameters),
             "weightedSet": lambda call: self._weighted(call, "WEIGHTEDSET"),
             "dotProduct": lambda call: self._weighted(call, "DOTPRODUCT"),
             "wand": lambda call: self._weighted(call, "WAND"),
@@ -155,9 +95,12 @@ class _Builder:
                 raise QueryError(f"the annotation '{name}' is not supported by the local engine")
         self._stack.append(annotations)
         try:
-            return build(node.children[1])
+            built = build(node.children[1])
         finally:
             self._stack.pop()
+        if isinstance(built, q.Node) and isinstance(annotations.get("annotations"), dict):
+            built.annotations |= annotations["annotations"]
+        return built
 
     def expression(self, node: Ast) -> q.Node:
         """Any expression that matches documents."""
@@ -294,7 +237,45 @@ class _Builder:
                 return q.SameElement(name, [self.expression(argument) for argument in arguments])
             finally:
                 self._in_element = outer
+        if function == "fuzzy":
+            return self._fuzzy(name, arguments)
+        if function == "text":
+            return self._text(name, arguments)
+        if function == "alternatives":
+            return word_alternatives(name, arguments, self.parameters)
         raise QueryError(f"'contains {function}(...)' is not supported by the local engine")
+
+    def _fuzzy(self, name: str, arguments: list[Ast]) -> q.Node:
+        if len(arguments) != 1:
+            raise QueryError(f"fuzzy: Expected 1 argument, got {len(arguments)}.")
+        return q.Fuzzy(
+            name,
+            str(constant(arguments[0], self.parameters)),
+            int(self.annotation("maxEditDistance", 2)),
+            int(self.annotation("prefixLength", 0)),
+            self.annotation("prefix") is True,
+            options=self._options(),
+        )
+
+    def _text(self, name: str, arguments: list[Ast]) -> q.Node:
+        """``field contains text(...)``: the best of a text's words, unless ``grammar.composite`` says else."""
+        text = " ".join(str(constant(argument, self.parameters)) for argument in arguments)
+        composite = str(self.annotation("grammar.composite", "weakAnd"))
+        if composite not in _COMPOSITES:
+            raise QueryError(f"grammar.composite '{composite}' is not supported by the local engine")
+        grammar = {"and": "all", "or": "any"}.get(composite, composite)
+        options = {"distance": self.annotation("distance"), "targetHits": self.annotation("targetHits")}
+        found = parse_user_input(text, f"{grammar}:none", name, self._options(), options, self.context.names)
+        return q.Constant(False) if found is None else found
+
+    def _non_empty(self, call: Ast) -> q.Node:
+        arguments = _arguments(call)
+        if len(arguments) != 1:
+            raise QueryError(f"nonEmpty: Expected 1 argument, got {len(arguments)}.")
+        found = self.expression(arguments[0])
+        if isinstance(found, q.Constant) and not found.value:
+            raise QueryError("nonEmpty: the expression is empty")
+        return found
 
     def _word(self, name: str, node: Ast) -> q.Node:
         value = constant(node, self.parameters)
@@ -337,6 +318,7 @@ class _Builder:
             significance=None if significance is None else float(significance),
             stem=self.annotation("stem", True) is not False,
             label=str(self.annotation("label", "")),
+            language=str(self.annotation("language", "en")).lower(),
         )
 
     def _nearest_neighbor(self, call: Ast) -> q.Node:
@@ -373,7 +355,14 @@ class _Builder:
         if not isinstance(tokens, dict):
             raise QueryError(f"{operator}: expected a field and a map of tokens to weights")
         weights = {token: int(weight) for token, weight in tokens.items()}
-        return q.WeightedTokens(self._field(arguments[0]), operator, weights, options=self._options())
+        return q.WeightedTokens(
+            self._field(arguments[0]),
+            operator,
+            weights,
+            target_hits=int(self.annotation("targetHits", self.annotation("targetNumHits", 10))),
+            score_threshold=float(self.annotation("scoreThreshold", 0.0)),
+            options=self._options(),
+        )
 
     def _user_input(self, call: Ast) -> q.Node:
         arguments = _arguments(call)
@@ -398,6 +387,8 @@ class _Builder:
         found = parse_user_input(
             text, grammar, self.context.default_index, self._options(), options, self.context.names
         )
+        if self.context.filter:
+            found = parse_filter(found, self.context.filter, self.context.default_index, self.context.names)
         return q.Constant(False) if found is None else found
 
 

@@ -13,17 +13,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lark import Lark, Tree
+from lark import Tree
 from lark.exceptions import UnexpectedInput
 
-from clipsearch.engine.query.grouping import Grouping, parse_groupings
+from clipsearch.engine.grammars import lalr
+from clipsearch.engine.query.grouping import Operation, parse_groupings
+from clipsearch.engine.query.literals import constant
 from clipsearch.engine.query.tree import Node
-from clipsearch.engine.query.where import Context, build_where, constant
+from clipsearch.engine.query.where import Context, build_where
 from clipsearch.errors import QueryError
 
-_GRAMMAR = Lark(
-    Path(__file__).with_name("yql.lark").read_text(encoding="utf-8"), parser="lalr", maybe_placeholders=True
-)
+_GRAMMAR = lalr(Path(__file__).with_name("yql.lark"))
 _SKIP = re.compile(
     r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?P<comment>//[^\n]*|\#[^\n]*|/\*.*?\*/)|(?P<pipe>\|)""", re.DOTALL
 )
@@ -51,7 +51,7 @@ class Statement:
     limit: int | None
     offset: int | None
     timeout: str
-    groupings: tuple[Grouping, ...]
+    groupings: tuple[Operation, ...]
 
 
 @lru_cache(maxsize=256)

@@ -26,7 +26,7 @@ def score(
     tf: NDArray[Any],
     length: NDArray[Any],
     average_length: float,
-    term_idf: float,
+    term_idf: float | NDArray[Any],
     k1: float = K1,
     b: float = B,
 ) -> NDArray[np.float64]:

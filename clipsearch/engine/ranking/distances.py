@@ -31,7 +31,7 @@ def internal(metric: str, query: Vector, rows: Vector) -> Scores:
         return np.asarray(np.square(r - q).sum(axis=1), np.float64)
     if metric == "geodegrees":
         return _haversine(q, r)
-    dots: Scores = r @ q
+    dots: Scores = row_dots(r, q)
     if metric == "dotproduct":
         return np.asarray(np.negative(dots), np.float64)
     if metric == "prenormalized-angular":
@@ -98,6 +98,16 @@ def missing_raw_score(metric: str) -> float:
     return -NO_DISTANCE if metric == "dotproduct" else 0.0
 
 
+def row_dots(rows: Vector, query: Vector) -> Vector:
+    """(N,) inner products of ``rows`` (N, D) and ``query`` (D,), in their dtype.
+
+    A product of its own for each row, which costs no more: BLAS's matrix product rounds by position, and equal rows
+    must be equally far, for ties to be settled as in Vespa.
+    """
+    dots: Vector = np.matmul(rows[:, np.newaxis, :], query)[:, 0]
+    return dots
+
+
 def squared_norm(query: Vector) -> float:
     """``|q|^2``, 1 for a zero query (prenormalized-angular divides by it)."""
     wide = np.asarray(query, np.float64)
@@ -106,8 +116,11 @@ def squared_norm(query: Vector) -> float:
 
 def _hamming(query: Vector, rows: Vector) -> Scores:
     if rows.dtype == np.int8 and query.dtype == np.int8:
-        bits = np.unpackbits(np.ascontiguousarray(rows ^ query).view(np.uint8), axis=1)
-        return np.asarray(bits.sum(axis=1), np.float64)
+        different = np.ascontiguousarray(rows ^ query)
+        if not hasattr(np, "bitwise_count"):  # numpy 1
+            return np.asarray(np.unpackbits(different.view(np.uint8), axis=1).sum(axis=1), np.float64)
+        words = different.view(np.uint64 if rows.shape[1] % 8 == 0 else np.uint8)
+        return np.asarray(np.bitwise_count(words).sum(axis=1), np.float64)
     return np.asarray((rows != query).sum(axis=1), np.float64)
 
 

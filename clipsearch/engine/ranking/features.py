@@ -5,12 +5,14 @@ Source: Vespa's rank feature reference. The query room computes the values; here
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from clipsearch.engine.package.model import Field, Schema
 from clipsearch.engine.ranking.nodes import Reference, Text
 from clipsearch.engine.ranking.source import Feature
-from clipsearch.engine.tensors.types import SCALAR, TensorType
+from clipsearch.engine.tensors.types import SCALAR, Dimension, TensorType
 from clipsearch.errors import ExpressionError
 
 _SET_FIRST_PHASE = "set a first-phase of bm25(field), closeness(field,f) or your own expression"
@@ -24,16 +26,15 @@ REFUSED = {
     "attributeMatch": "use attribute(field) or matches(field) instead",
     "textSimilarity": "use bm25(field) instead",
     "elementSimilarity": "use bm25(field) instead",
-    "elementCompleteness": "use bm25(field) or matches(field) instead",
     "dotProduct": "feed a tensor field and write sum(query(q) * attribute(f))",
-    "tensorFromLabels": "feed a tensor field instead",
-    "tensorFromWeightedSet": "feed a tensor field instead",
     "matrix": "write the expression with tensors",
     "random": "scores would differ in each evaluation",
     "randomNormal": "scores would differ in each evaluation",
-    "freshness": "write the decay as an expression of attribute(f) and now",
-    "age": "write now - attribute(f)",
-    "term": "use bm25(field), which weighs its terms",
+    "randomNormalStable": "scores would differ from Vespa's",
+    "termDistance": "use bm25(field), or near() in the query",
+    "firstPhaseRank": "order by the first phase's own expression",
+    "globalSequence": "feed a number of your own and use attribute(f)",
+    "foreach": "write out its terms",
     "onnx": "evaluate the model outside of the engine",
     "onnxModel": "evaluate the model outside of the engine",
     "xgboost": "evaluate the model outside of the engine",
@@ -54,12 +55,16 @@ def raw_feature(node: Reference, schema: Schema) -> tuple[Feature, TensorType]:
             f"unknown rank feature '{node}': neither a function of the profile nor a rank feature that the local "
             f"engine supports ({', '.join(sorted([*_FEATURES, 'query', 'constant']))})"
         )
-    if node.output:
-        raise ExpressionError(
-            f"the rank feature '{node}' is not supported by the local engine: it has no outputs there"
-        )
+    outputs = _OUTPUTS.get(node.name, ())
+    if node.output and node.output not in outputs:
+        known = f"its outputs are {', '.join(outputs)}" if outputs else "it has no outputs there"
+        raise ExpressionError(f"the rank feature '{node}' is not supported by the local engine: {known}")
     arguments = tuple(a.value if isinstance(a, Text) else str(a) for a in node.arguments or ())
-    return check(node.name, arguments, schema)
+    feature, type = check(node.name, arguments, schema)
+    feature = replace(feature, output=node.output)
+    if node.name in ("attribute", "term"):
+        _check_output(feature, schema)
+    return feature, type
 
 
 def _field(name: str, arguments: tuple[str, ...], schema: Schema) -> Field:
@@ -88,17 +93,99 @@ def _match_feature(name: str, arguments: tuple[str, ...], schema: Schema) -> tup
 
 
 def _attribute(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
-    field = _field(name, arguments, schema)
+    field = _field(name, arguments[:1], schema)
+    if len(arguments) > 2:
+        raise ExpressionError(f"{name}() takes a field name, and an index or key, but got {len(arguments)} arguments")
     if not field.attribute:
         raise ExpressionError(f"attribute({field.name}): the field needs 'attribute' in its indexing statement")
     if field.type.kind == "tensor" and field.type.tensor is not None:
         return Feature(name, arguments), field.type.tensor
-    if field.type.kind not in ("int", "long", "float", "double", "bool", "byte"):
+    if len(arguments) == 2 and field.type.kind == "array" and not arguments[1].isdigit():
+        raise ExpressionError(f"attribute({field.name},{arguments[1]}): an array is read by a whole number from 0")
+    if len(arguments) == 2 and field.type.kind not in ("array", "weightedset"):
+        arguments = arguments[:1]
+    return Feature(name, arguments), SCALAR
+
+
+def _check_output(feature: Feature, schema: Schema) -> None:
+    """Raises ``ExpressionError`` for an output that a string, a bool or a term does not have here."""
+    if feature.name == "term":
+        if feature.output != "weight":
+            raise ExpressionError(
+                f"the rank feature '{feature}' is not supported by the local engine: of a term, only its weight is"
+            )
+        return
+    field = schema.fields[feature.arguments[0]]
+    several = field.type.kind in ("array", "weightedset")
+    value = feature.output in ("", "value")
+    text = (field.type.element or field.type).kind in ("string", "raw") and (not several or len(feature.arguments) == 2)
+    if (text and value) or (feature.output and field.type.kind in ("bool", "tensor")):
         raise ExpressionError(
-            f"attribute({field.name}) is not supported by the local engine: the field is a {field.type}, "
+            f"the rank feature '{feature}' is not supported by the local engine: the field is a {field.type}, "
             "only numbers and tensors have a value in ranking there"
         )
+
+
+def _closest(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
+    """(f) or (f,label): of a tensor field with one mapped and one indexed dimension."""
+    if len(arguments) not in (1, 2):
+        raise ExpressionError(f"{name}() takes a field and, if you like, a label")
+    _tensor_field(name, arguments[0], schema)
+    type = schema.fields[arguments[0]].type.tensor
+    assert type is not None
+    if len(type.mapped) != 1 or len(type.indexed) != 1:
+        raise ExpressionError(f"{name}({arguments[0]}): {type} does not have one mapped and one indexed dimension")
+    return Feature(name, arguments), TensorType(type.mapped, type.cell)
+
+
+def _time_feature(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
+    field = _field(name, arguments, schema)
+    if not field.attribute or field.type.kind not in ("int", "long"):
+        raise ExpressionError(f"{name}({field.name}) is not supported by the local engine: it needs a whole number")
     return Feature(name, arguments), SCALAR
+
+
+def _from_attribute(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
+    """tensorFromLabels and tensorFromWeightedSet: (attribute(f)) or (attribute(f),dimension)."""
+    found = re.fullmatch(r"attribute\((\w+)\)", arguments[0]) if len(arguments) in (1, 2) else None
+    if found is None:
+        raise ExpressionError(
+            f"{name}() takes attribute(field) and a dimension; another source is not supported by the local engine"
+        )
+    field = _field("attribute", (found[1],), schema)
+    kinds = ("weightedset",) if name == "tensorFromWeightedSet" else ("array", "string", "int", "long")
+    if not field.attribute or field.type.kind not in kinds or (field.type.element or field.type).kind in _FLOATS:
+        raise ExpressionError(f"{name}(): '{field.name}' is a {field.type}, which has no labels")
+    dimension = arguments[1] if len(arguments) == 2 else field.name
+    return Feature(name, (field.name, dimension)), TensorType((Dimension(dimension),))
+
+
+def _numbered(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
+    """(n): of the query's nth term."""
+    if len(arguments) != 1 or not arguments[0].isdigit():
+        raise ExpressionError(f"{name}() takes the number of a query term, from 0")
+    return Feature(name, arguments), SCALAR
+
+
+def _numbered_match(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
+    """(field,n): of the query's nth term in an index; matches takes the field alone, too."""
+    if name == "matches" and len(arguments) == 1:
+        return _match_feature(name, arguments, schema)
+    if len(arguments) != 2 or not arguments[1].isdigit():
+        raise ExpressionError(f"{name}() takes a field and the number of a query term, from 0")
+    check = _match_feature if name == "matches" else _positions
+    return Feature(name, (check(name, arguments[:1], schema)[0].arguments[0], arguments[1])), SCALAR
+
+
+def _positions(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
+    """Features of where words stand: an index that is no filter, and whose elements have no weights."""
+    feature, type = _text_feature(name, arguments, schema)
+    field = schema.fields[arguments[0]]
+    if field.rank_filter or field.type.kind == "weightedset":
+        raise ExpressionError(
+            f"{name}({field.name}) is not supported by the local engine: no positions of filters or weighted sets"
+        )
+    return feature, type
 
 
 def _neighbor(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
@@ -113,7 +200,9 @@ def _neighbor(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Fe
 
 
 def _raw_score(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Feature, TensorType]:
-    _tensor_field(name, _field(name, arguments, schema).name, schema)
+    field = _field(name, arguments, schema)
+    if not field.attribute:
+        raise ExpressionError(f"{name}({field.name}): the field needs 'attribute' in its indexing statement")
     return Feature(name, arguments), SCALAR
 
 
@@ -135,15 +224,34 @@ def _bare(name: str, arguments: tuple[str, ...], schema: Schema) -> tuple[Featur
     return Feature(name), SCALAR
 
 
+_FLOATS = ("float", "double", "bool")
+_OUTPUTS = {
+    "attribute": ("value", "weight", "contains", "count"),
+    "elementCompleteness": ("completeness", "fieldCompleteness", "queryCompleteness", "elementWeight"),
+    "fieldTermMatch": ("firstPosition", "lastPosition", "occurrences", "weight", "exactness"),
+    "freshness": ("out", "logscale"),
+    "queryCompleteness": ("hit", "miss"),
+    "term": ("connectedness", "significance", "weight"),
+}
 _FEATURES: dict[str, Callable[[str, tuple[str, ...], Schema], tuple[Feature, TensorType]]] = {
+    "age": _time_feature,
     "attribute": _attribute,
     "bm25": _text_feature,
     "closeness": _neighbor,
+    "closest": _closest,
     "distance": _neighbor,
-    "fieldLength": _text_feature,
+    "elementCompleteness": _positions,
+    "fieldLength": _positions,
+    "fieldTermMatch": _numbered_match,
+    "freshness": _time_feature,
     "itemRawScore": _item_raw_score,
     "matchCount": _match_feature,
-    "matches": _match_feature,
+    "matches": _numbered_match,
     "now": _bare,
+    "queryCompleteness": _positions,
+    "queryTermCount": _bare,
     "rawScore": _raw_score,
+    "tensorFromLabels": _from_attribute,
+    "tensorFromWeightedSet": _from_attribute,
+    "term": _numbered,
 }

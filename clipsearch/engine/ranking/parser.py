@@ -14,6 +14,7 @@ from typing import Any
 from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, VisitError
 
+from clipsearch.engine.grammars import lalr
 from clipsearch.engine.ranking.calls import build_call, literal_cells
 from clipsearch.engine.ranking.nodes import (
     Binary,
@@ -80,7 +81,7 @@ def _nesting(text: str) -> int:
 
 @lru_cache(maxsize=1)
 def _lark() -> Lark:
-    return Lark(Path(__file__).with_name("grammar.lark").read_text(encoding="utf-8"), parser="lalr")
+    return lalr(Path(__file__).with_name("grammar.lark"))
 
 
 def _describe(error: UnexpectedInput) -> str:

@@ -5,7 +5,7 @@ Source: Vespa's phased ranking guide. Scores are float64; candidates keep the so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class RankProgram:
     _phases: dict[str, Compiled]
     _values: dict[str, Compiled]
     _tensors: bool
+    rising: dict[Any, bool] = field(default_factory=dict)  # what ``monotone`` found, kept by the query room
 
     def first_phase(self, source: FeatureSource, n: int) -> Scores:
         """(n,) scores. Raises ``ExpressionError`` for a profile without first phase: that is Vespa's nativeRank."""

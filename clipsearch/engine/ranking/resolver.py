@@ -20,7 +20,7 @@ from clipsearch.engine.ranking.parser import parse_expression
 from clipsearch.engine.ranking.source import Feature
 from clipsearch.engine.tensors.decode import parse_literal, parse_query_input
 from clipsearch.engine.tensors.types import SCALAR, TensorType
-from clipsearch.engine.tensors.value import DTYPES
+from clipsearch.engine.tensors.value import DTYPES, Tensor
 from clipsearch.errors import ExpressionError
 
 NORMALIZERS = ("normalize_linear", "reciprocal_rank", "reciprocal_rank_fusion")
@@ -96,6 +96,8 @@ class ProfileResolver:
         text = self.profile.constants.get(name)
         if text is None:
             raise ExpressionError(f"constant({name}): the profile has no such constant")
+        if isinstance(text, Tensor):
+            return Compiled(text.type, lambda env: from_tensor(text, env.labels))
         if not text.strip().startswith("tensor"):
             try:
                 return constant(float(text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipsearch.engine.tensors.decode import decode_json, parse_feed, parse_literal, parse_query_input
+from clipsearch.engine.tensors.decode import decode_json, feed_reader, parse_feed, parse_literal, parse_query_input
 from clipsearch.engine.tensors.encode import FORMS, from_bytes, render, to_bytes, to_hex
 from clipsearch.engine.tensors.literal import format_literal
 from clipsearch.engine.tensors.types import SCALAR, Dimension, TensorType, parse_type
@@ -16,6 +16,7 @@ __all__ = [
     "TensorType",
     "cast",
     "decode_json",
+    "feed_reader",
     "format_literal",
     "from_bytes",
     "parse_feed",

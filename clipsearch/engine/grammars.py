@@ -1,0 +1,48 @@
+"""Parsers from grammar files; their tables are kept between runs, because making them is a third of an engine's start.
+
+The tables lie in the user's own cache folder (``$XDG_CACHE_HOME/clipsearch``, else ``~/.cache/clipsearch``) under a
+digest of all that they depend on. Where that cannot be written, nothing is kept, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import lark
+from lark import Lark
+
+
+def lalr(path: Path, start: Sequence[str] = ("start",), maybe_placeholders: bool = True) -> Lark:
+    """The LALR parser of the grammar file ``path``, which imports no other file."""
+    grammar = path.read_text(encoding="utf-8")
+    key = repr((grammar, tuple(start), maybe_placeholders, lark.__version__, sys.version))
+    kept = _folder() / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.lark"
+    with contextlib.suppress(Exception), kept.open("rb") as file:  # missing, cut short: it is made again
+        return Lark.load(file)
+    parser = Lark(grammar, parser="lalr", start=list(start), maybe_placeholders=maybe_placeholders)
+    with contextlib.suppress(OSError):
+        _keep(parser, kept)
+    return parser
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipsearch"
+
+
+def _keep(parser: Lark, path: Path) -> None:
+    """Writes the tables whole or not at all: other engines may start at this moment."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            parser.save(file)
+        Path(name).rename(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
