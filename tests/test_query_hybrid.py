@@ -17,6 +17,7 @@ TYPE = parse_type("tensor<bfloat16>(x[512])")
 LEXICAL = "select documentid from image where userInput(@text)"
 VECTOR = "select documentid from image where {targetHits:100}nearestNeighbor(embedding,q)"
 HYBRID = "select documentid from image where ({targetHits:100}nearestNeighbor(embedding,q)) or userInput(@text)"
+RERANKED = 1000
 QUERIES = ["river bridge", "a green church", "storage tanks beside a river", "zebra"]
 
 
@@ -58,7 +59,7 @@ def test_hybrid_is_the_fusion_of_the_two_lists(served: Served, text: str, seed: 
     assert len(vector) == 100
     fused = {key: 1 / (61 + rank) for rank, key in enumerate(vector)}
     # Equal BM25 scores rank in the order of the first phase: the vector's list, then the rest of the lexical one.
-    before = [*vector, *(key for key in lexical if key not in fused)]
+    before = [*vector, *(key for key in lexical if key not in fused)][:RERANKED]
     words = np.array([lexical.get(key, 0.0) for key in before])
     for rank, position in enumerate(np.argsort(-words, kind="stable")):
         if words[position] > 0:
