@@ -25,6 +25,7 @@ from clipsearch.errors import InputError
 from clipsearch.images import load_image
 from clipsearch.search import QueryEncoder
 from clipsearch.search.query import YQL
+from clipsearch.serving import host_guard
 from clipsearch.web.app import UiConfig, create_app
 from clipsearch.web.server import parse_roots, run_ui
 from clipsearch.web.uploads import Uploads
@@ -384,3 +385,14 @@ def test_a_port_in_use_is_one_sentence(fake: FakeVespa) -> None:
     port = int(fake.url.rpartition(":")[2])
     with pytest.raises(InputError, match=r"another port with --port"):
         run_ui(UiConfig(fake.url), "127.0.0.1", port)
+
+
+@pytest.mark.parametrize("path", ["/", "/index.json", "/health", "/static/style.css"])
+def test_a_page_on_loopback_answers_only_to_names_of_this_machine(fake: FakeVespa, path: str) -> None:
+    client = TestClient(create_app(UiConfig(fake.url), host_guard("127.0.0.1")))
+    for name in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000"):
+        assert client.get(path, headers={"host": name}).status_code != 403
+    refused = client.get(path, headers={"host": "rebound.example:8000"})
+    assert refused.status_code == 403
+    assert "rebound.example" in refused.text
+    assert refused.headers["content-security-policy"]

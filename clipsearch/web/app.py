@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from clipsearch.errors import InputError, ServiceError
 from clipsearch.search import QueryEncoder, SearchClient
 from clipsearch.web.page import RANKINGS, Page, Searcher
 from clipsearch.web.pictures import Pictures, picture_response
-from clipsearch.web.security import SecurityHeaders, check_same_origin
+from clipsearch.web.security import HostGuard, SecurityHeaders, check_same_origin
 from clipsearch.web.state import PageState
 from clipsearch.web.uploads import MAX_UPLOAD, Uploads, embed_upload, read_upload
 
@@ -134,8 +134,11 @@ class Ui:
         return self.searcher.page(state)
 
 
-def create_app(config: UiConfig) -> Starlette:
-    """The ASGI application of the search page. Raises ``InputError`` for a URL or corpus root that is none."""
+def create_app(config: UiConfig, hosts: Callable[[str], bool] | None = None) -> Starlette:
+    """The ASGI application of the search page; ``hosts``: the Host headers that it answers to, None: all.
+
+    Raises ``InputError`` for a URL or corpus root that is none.
+    """
     ui = Ui(config)
     routes = [
         Route("/", ui.index),
@@ -150,7 +153,7 @@ def create_app(config: UiConfig) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[Middleware(SecurityHeaders), *([Middleware(HostGuard, allowed=hosts)] if hosts else [])],
         exception_handlers={HTTPException: ui.on_http_error, ServiceError: ui.on_service_error},
     )
 

@@ -6,11 +6,13 @@ if it slipped through escaping.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = (
@@ -45,6 +47,22 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+class HostGuard:
+    """ASGI middleware that answers 403 to a Host header that ``allowed`` does not know (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp, allowed: Callable[[str], bool]) -> None:
+        self.app, self.allowed = app, allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is meant for this machine."""
+        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
+        if self.allowed(host):
+            await self.app(scope, receive, send)
+        else:
+            answer = PlainTextResponse(f"The Host header '{host[:200]}' does not name this machine.", status_code=403)
+            await answer(scope, receive, send)
 
 
 def check_same_origin(request: Request) -> None:

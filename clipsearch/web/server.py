@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipsearch.errors import InputError
-from clipsearch.serving import Listener, check_port, run
+from clipsearch.serving import Listener, check_port, host_guard, run
 from clipsearch.web.app import UiConfig, create_app
 
 
@@ -16,7 +16,7 @@ def run_ui(config: UiConfig, host: str, port: int, say: Callable[[str], None] = 
     Raises ``InputError`` for a port in use.
     """
     check_port(host, port)
-    listener = Listener(create_app(config), host, port)
+    listener = Listener(create_app(config, host_guard(host)), host, port)
     shown = f"[{host}]" if ":" in host else host
     run([listener], lambda: say(f"Search page: http://{shown}:{port}/  (Ctrl-C stops it)"))
 
