@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from textwrap import dedent
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from clipsearch.engine.package import deploy_warnings, load_package, read_folder, read_zip
 from clipsearch.engine.package.model import ApplicationPackage, FieldType, Phase, Schema
-from clipsearch.engine.package.syntax import split_features
+from clipsearch.engine.package.syntax import parse_schema, split_features
 from clipsearch.errors import PackageError
 
 VESPA_APP = Path(__file__).parent.parent / "vespa_app"
@@ -424,3 +425,12 @@ def test_a_package_that_pyvespa_writes_is_read() -> None:
     assert read.content_cluster == "music_content"
     assert read.schemas["album"].fields["vector"].hnsw
     assert read.schemas["album"].rank_profiles["fusion"].match_features == ("bm25(title)",)
+
+
+def test_a_long_line_without_a_block_is_refused_at_once() -> None:
+    long = "a" * 20_000 + " " + "b-" * 20_000
+    text = "schema s {\n  document s {\n    field f type string {\n      # " + long + "\n      " + long + "\n}"
+    started = time.process_time()
+    with pytest.raises(PackageError):
+        parse_schema(text, "s.sd")
+    assert time.process_time() - started < 5  # it took hours before

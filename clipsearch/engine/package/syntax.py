@@ -19,7 +19,7 @@ from clipsearch.errors import PackageError
 UNSUPPORTED = frozenset(
     ["struct", "struct-field", "annotation", "import", "onnx-model", "index", "rank", "rank-type", "alias", "sorting"]
 ) | {"match-phase", "diversity", "mutate", "model", "significance", "weakand", "weight", "rank-profile"}
-_BLOCK = re.compile(r"\"[^\"\n]*\"|#[^\n]*|([\w-]+)[^\n{};:\"#]*(\{)|(\})|[{]")
+_PIECE = re.compile(r"\"[^\"]*\"|#.*|[\w-]+|[{};:]")
 
 
 # lark's trees hold trees and tokens alike; which it is, the grammar says.
@@ -175,6 +175,9 @@ def _refusal(error: UnexpectedInput, text: str, file: str) -> PackageError:
     word = (before[0] if before else "") + (re.match(r"[\w-]*", content[column:]) or [""])[0]
     first = re.match(r"\s*([\w-]+)", content)
     candidates = [(first[1], line)] if first is not None and first[1] != "rank-profile" else []
+    if content[column : column + 1] == "$" and (named := re.search(r"[\w$-]*$", content[: column + 1])):
+        message = f"the name '{named[0]}' is not supported by the local engine: '$' in a name is not"
+        return PackageError(message, file=file, line=line)
     for construct, place in (*candidates, *_enclosing(lines[: line - 1])):
         if construct in UNSUPPORTED:
             return PackageError(f"'{construct}' is not supported by the local engine", file=file, line=place)
@@ -188,11 +191,13 @@ def _enclosing(lines: list[str]) -> list[tuple[str, int]]:
     """The blocks still open after ``lines``, innermost first: (first word, line)."""
     opened: list[tuple[str, int]] = []
     for number, text in enumerate(lines, 1):
-        for found in _BLOCK.finditer(text):
-            if found[3]:
+        name = ""  # the first word since a block, a string or a separator
+        for piece in _PIECE.findall(text):
+            if piece == "{":
+                opened.append((name, number))
+            elif piece == "}":
                 del opened[-1:]
-            elif found[0][-1:] == "{" and not found[0].startswith(("#", '"')):
-                opened.append((found[1] or "", number))
+            name = (name or piece) if piece[0] not in '{};:"#' else ""
     inside = [each for each in reversed(opened) if each[0] not in ("rank-profile", "index", "rank")]
     return inside + [each for each in opened if each[0] == "rank-profile"][1:]
 
