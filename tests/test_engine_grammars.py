@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,4 +47,16 @@ def test_a_damaged_or_forbidden_cache_is_no_hindrance(grammar: Path, monkeypatch
     kept.write_bytes(kept.read_bytes()[:100])
     assert str(lalr(grammar).parse("a").data) == "start"
     monkeypatch.setenv("XDG_CACHE_HOME", str(grammar))  # a file
+    assert str(lalr(grammar).parse("a").data) == "start"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no modes here")
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_tables_that_another_user_may_have_written_are_not_loaded(
+    grammar: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    lalr(grammar)
+    (kept,) = (grammar.parent / "cache" / "clipsearch").iterdir()
+    (kept if which == "file" else kept.parent).chmod(0o777)
+    monkeypatch.setattr(Lark, "load", lambda file: pytest.fail("it was loaded"))
     assert str(lalr(grammar).parse("a").data) == "start"

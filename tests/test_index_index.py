@@ -142,8 +142,9 @@ def test_a_value_that_does_not_fit_leaves_the_document_as_it_was() -> None:
 
 
 def test_a_schema_that_vespa_would_stem_with_kstem_is_refused() -> None:
-    with pytest.raises(PackageError, match="snowballStemmingForEnglish"):
+    with pytest.raises(PackageError, match="snowballStemmingForEnglish") as caught:
         Index(make_schema(), snowball=False)
+    assert "configurations=[ApplicationConfiguration('ai.vespa.opennlp.open-nlp'" in str(caught.value)  # pyvespa's way
 
 
 def test_removing_what_is_not_there_changes_nothing() -> None:

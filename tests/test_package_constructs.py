@@ -183,6 +183,8 @@ REFUSED_BESIDE = [
     ("field b type int { indexing: input title | attribute }", 1, "does not fit int"),
     ("field b type string { indexing: input title | embed clip | index }", 1, "No embedders are configured"),
     ("field b type string { indexing: input none | index }", 1, "'input none' is not a document field"),
+    ("field b type long { indexing: now | attribute }", 1, "'now' outside of the document"),
+    ("field b type string { indexing: input title . now | attribute }", 1, "'now' outside of the document"),
 ]
 REFUSED_IN_PROFILE = [
     ("match-phase {\n attribute: year\n }", 1, "'match-phase'"),
@@ -202,6 +204,7 @@ REFUSED_IN_PROFILE = [
     ("first-phase { expression: nativeRank(title) }", 0, "nativeRank"),
     ("first-phase { expression: xgboost(\"m.json\") }", 0, "xgboost"),
     ("first-phase { expression: fieldMatch(title) }", 0, "fieldMatch"),
+    ("function titlematch$(a) { expression: a }", 1, "the name 'titlematch$' is not supported by the local engine"),
 ]  # fmt: skip
 
 

@@ -106,6 +106,15 @@ def test_a_package_without_services_or_without_a_listed_schema_is_refused() -> N
         load_package({"services.xml": text.encode()})
 
 
+def test_a_refusal_names_its_line() -> None:
+    text = f'<services version="1.0">\n<container id="x"><search/>\n<handler id="h"/></container>{CONTENT}</services>'
+    with pytest.raises(PackageError, match=r"^services\.xml, line 3: <handler> h"):
+        parse_services({"services.xml": text.encode()})
+    profile = '<query-profile id="default">\n<field name="a">1</field>\n<dimensions>a</dimensions></query-profile>'
+    with pytest.raises(PackageError, match=r"default\.xml, line 3: <dimensions>"):
+        query_profiles(default=profile)
+
+
 def test_java_components_are_refused() -> None:
     text = f'<services version="1.0"><container id="x"><search/></container>{CONTENT}</services>'
     files = {"services.xml": text.encode(), "schemas/a.sd": b"schema a { document a { } }", "components/x.jar": b""}

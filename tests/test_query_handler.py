@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from query_support import VECTOR, Served, make_schema
+from query_support import VECTOR, Served, attribute, make_schema
 
 from clipsearch.engine.http.messages import Request
 from clipsearch.engine.package.model import Input, Phase, RankProfile
@@ -321,11 +321,53 @@ def test_a_source_that_is_named_twice_is_searched_once(served: Served) -> None:
     assert served.ids("select * from image, image where true") == [0, 1, 2, 3, 4]
 
 
-def test_sorting_several_document_types_together_is_refused_by_name(served: Served) -> None:
-    for query in ({"yql": "select * from images where true order by width"}, {"query": "a", "sorting": "-label"}):
-        status, root = served.post(query)
-        assert status == 400
-        assert "several document types" in root["errors"][0]["message"]
+def test_hits_of_several_document_types_are_sorted_together() -> None:
+    served = Served(make_schema(year=attribute("year", "int")), make_schema("song", year=attribute("year", "string")))
+    for lid, (width, label) in enumerate([(5, "b"), (None, "D"), (9, "a"), (7, "c"), (5, "e"), (None, "f")]):
+        fields: dict[str, Any] = {"label": label, "year": lid} | ({} if width is None else {"width": width})
+        schema = "song" if lid % 2 else "image"
+        served.put(lid, {**fields, "year": str(lid)} if lid % 2 else fields, schema)
+    everything = "select * from images where true order by "
+    assert served.ids(everything + "label") == [2, 0, 3, 1, 4, 5]
+    assert served.ids(everything + "width desc, label desc") == [2, 3, 4, 0, 5, 1]
+    assert served.ids(everything + "width, label", hits=2, offset=1) == [5, 0]
+    assert served.ids("select * from images where true", sorting="-raw(label)") == [5, 4, 3, 0, 2, 1]
+    status, root = served.post({"yql": everything + "year"})
+    assert (status, root["errors"][0]["code"]) == (400, 3)
+    assert "a string in one document type and a number in another" in root["errors"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["true", "captions contains ({ranked: false}'river')", "!(captions contains 'sea')", "{filter: true}(width < 9)"],
+)
+def test_a_profile_without_first_phase_gives_0_where_nothing_is_ranked(where: str) -> None:
+    served = Served(make_schema(profiles=[RankProfile("native")]))
+    for lid in range(3):
+        served.put(lid, {"captions": ["a river"], "width": lid})
+    for query in (f"select * from image where {where}", f"select * from image where {where} | all(output(count()))"):
+        status, root = served.get(yql=query, ranking="native")
+        assert (status, root["fields"]["totalCount"]) == (200, 3)
+        assert {hit["relevance"] for hit in root["children"] if hit["id"].startswith("id:")} == {0.0}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "captions contains 'river'",
+        "width = 1",
+        "rank(true, captions contains 'river')",
+        "weightedSet(tags, {'a': 1})",
+        "dotProduct(tags, {'a': 1})",
+        "captions contains 'river' limit 0 | all(group(label) each(output(count())))",
+    ],
+)
+def test_a_profile_without_first_phase_is_refused_where_native_rank_would_rank(query: str) -> None:
+    served = Served(make_schema(profiles=[RankProfile("native")]))
+    served.put(0, {"captions": ["a river"], "width": 1, "label": "x", "tags": {"a": 1}})
+    status, root = served.get(yql=f"select * from image where {query}", ranking="native")
+    assert status == 400
+    assert "nativeRank, which is not supported by the local engine" in root["errors"][0]["message"]
 
 
 @pytest.mark.parametrize("name", ["ranking.rerankCount", "ranking.globalPhase.rerankCount"])

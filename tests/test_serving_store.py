@@ -241,6 +241,38 @@ def test_an_operation_that_meets_a_bug_fails_alone_and_the_writer_lives_on(
         assert [lid for lid, _ in sink.seen] == [0, 1]
 
 
+def test_a_bug_in_keeping_house_does_not_stop_the_writer(tmp_path: Path) -> None:
+    class Untidy:
+        def show(self, schema: str, changes: Sequence[Change]) -> dict[int, Exception]:
+            return {}
+
+        def rest(self) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    with opened(tmp_path) as state:
+        store = state.store
+        store.sink = Untidy()
+        for number in range(3):
+            store.submit(put(number, artist="Coldplay")).result(10)
+        assert store.count("music") == 3
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 300])
+def test_every_document_of_a_large_batch_is_written_as_it_was_fed(tmp_path: Path, count: int) -> None:
+    with opened(tmp_path) as state:
+        store = state.store
+        held = threading.Event()
+        waiter = threading.Thread(target=lambda: store.exclusive(held.wait))
+        waiter.start()
+        futures = [store.submit(put(number, artist=f"artist {number}")) for number in range(count)]
+        held.set()
+        waiter.join()
+        for future in futures:
+            future.result(10)
+        rows = list(store.scan("music"))
+        assert [row.fields["artist"] for row in rows] == [f"artist {number}" for number in range(count)]
+
+
 def test_a_document_that_the_index_refuses_does_not_keep_others_from_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -101,7 +101,7 @@ class Load:
         if "errors" in root:
             self.wrong.append(f"errors in {root['errors']}")
         hits = root.get("children", [])
-        # A document that was removed between the search and the reading of its fields is a hit without any, as in Vespa.
+        # As in Vespa, a document that was removed before its fields were read is a hit without any.
         self.done["hits removed meanwhile"] += sum("fields" not in hit for hit in hits)
         return [hit["fields"] for hit in hits if "fields" in hit]
 

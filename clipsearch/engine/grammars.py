@@ -1,7 +1,8 @@
 """Parsers from grammar files; their tables are kept between runs, because making them is a third of an engine's start.
 
 The tables lie in the user's own cache folder (``$XDG_CACHE_HOME/clipsearch``, else ``~/.cache/clipsearch``) under a
-digest of all that they depend on. Where that cannot be written, nothing is kept, and nobody is told.
+digest of all that they depend on. Where that cannot be written, nothing is kept, and nobody is told. Loading them runs
+what they say (pickle), so a file or folder that another user owns or may write is not read.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def lalr(path: Path, start: Sequence[str] = ("start",), maybe_placeholders: bool
     key = repr((grammar, tuple(start), maybe_placeholders, lark.__version__, sys.version))
     kept = _folder() / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.lark"
     with contextlib.suppress(Exception), kept.open("rb") as file:  # missing, cut short: it is made again
-        return Lark.load(file)
+        if _ours(kept.parent.stat()) and _ours(os.fstat(file.fileno())):
+            return Lark.load(file)
     parser = Lark(grammar, parser="lalr", start=list(start), maybe_placeholders=maybe_placeholders)
     with contextlib.suppress(OSError):
         _keep(parser, kept)
@@ -33,6 +35,11 @@ def lalr(path: Path, start: Sequence[str] = ("start",), maybe_placeholders: bool
 
 def _folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipsearch"
+
+
+def _ours(status: os.stat_result) -> bool:
+    """Whether nobody but this user (and root) can have written it."""
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
 
 
 def _keep(parser: Lark, path: Path) -> None:

@@ -189,8 +189,8 @@ class DocumentStore:
         self, schema: str, lids: Sequence[int], fields: Collection[str] | None = None
     ) -> list[StoredDocument | None]:
         """The documents ``lids`` in that order, None where there is none; ``fields``: only these."""
-        rows = self.rows(schema, lids, fields)
-        return [StoredDocument(str(row.id), row.fields) if (row := rows.get(lid)) else None for lid in lids]
+        found = self._read(schema, lambda tables, db: tables.read_stored(db, lids, fields))
+        return [found.get(lid) for lid in lids]
 
     def rows(self, schema: str, lids: Sequence[int], fields: Collection[str] | None = None) -> dict[int, Row]:
         """Those of the documents ``lids`` that there are."""
@@ -241,10 +241,17 @@ class DocumentStore:
             batch, alone = self._take_batch(item)
             if batch:
                 self._apply_batch(batch)
-                if self.sink is not None:
-                    self.sink.rest()
+                self._rest()
             if alone is not None and alone.function is not None:
                 _resolve(alone.future, alone.function)
+
+    def _rest(self) -> None:
+        """Lets the sink keep house; whatever goes wrong there, the writer lives on."""
+        try:
+            if self.sink is not None:
+                self.sink.rest()
+        except Exception:
+            log.exception("keeping house after a batch failed")
 
     def _take_batch(self, item: _Waiting) -> tuple[list[_Waiting], _Waiting | None]:
         batch: list[_Waiting] = []

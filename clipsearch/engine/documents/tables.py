@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 
 from clipsearch.engine.documents.ids import DocumentId, parse_id
-from clipsearch.engine.index.documents import FieldValue
+from clipsearch.engine.index.documents import FieldValue, StoredDocument
 from clipsearch.engine.package.model import FieldType, Schema
 from clipsearch.engine.tensors import Tensor, from_bytes, to_bytes
 
@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS changes(
 """
 BIG = ("tensor", "raw")
 _CHUNK = 500
+_ROWS = 128  # that one statement inserts at most
 Encoded = tuple[bytes, tuple[bytes | None, ...]]  # the body, and the data of each blob table
 
 
@@ -105,13 +106,10 @@ class SchemaTables:
 
     def insert(self, db: sqlite3.Connection, rows: Collection[tuple[int, str, Encoded]]) -> None:
         """Writes new documents (lid, id, content)."""
-        db.executemany(
-            f"INSERT INTO {self.docs}(lid, id, body) VALUES (?, ?, ?)",
-            [(lid, doc, body) for lid, doc, (body, _) in rows],
-        )
+        _insert(db, f"INSERT INTO {self.docs}(lid, id, body)", [(lid, doc, body) for lid, doc, (body, _) in rows])
         for position, table in enumerate(self._blobs.values()):
             values = [(lid, data) for lid, _, (_, blobs) in rows if (data := blobs[position]) is not None]
-            db.executemany(f"INSERT OR REPLACE INTO {table}(lid, data) VALUES (?, ?)", values)
+            _insert(db, f"INSERT OR REPLACE INTO {table}(lid, data)", values)
 
     def update(self, db: sqlite3.Connection, rows: Collection[tuple[int, Encoded]]) -> None:
         """Writes new content (lid, content) of existing documents."""
@@ -135,39 +133,51 @@ class SchemaTables:
         self, db: sqlite3.Connection, lids: Sequence[int], fields: Collection[str] | None = None
     ) -> dict[int, Row]:
         """The documents ``lids`` that exist; one statement a chunk, so that no row is torn."""
-        rows = {}
+        return {lid: Row(lid, parse_id(doc), held) for lid, doc, held in self._read(db, lids, fields)}
+
+    def read_stored(
+        self, db: sqlite3.Connection, lids: Sequence[int], fields: Collection[str] | None = None
+    ) -> dict[int, StoredDocument]:
+        """What ``read`` gives, with ids as text: all that a summary needs."""
+        return {lid: StoredDocument(doc, held) for lid, doc, held in self._read(db, lids, fields)}
+
+    def _read(
+        self, db: sqlite3.Connection, lids: Sequence[int], fields: Collection[str] | None
+    ) -> Iterator[tuple[int, str, dict[str, FieldValue]]]:
         for start in range(0, len(lids), _CHUNK):
-            marks = ",".join(str(int(lid)) for lid in lids[start : start + _CHUNK])
-            for row in self._select(db, f"d.lid IN ({marks})", (), fields):
-                rows[row.lid] = row
-        return rows
+            part = lids[start : start + _CHUNK]
+            marks = ("?," * len(part))[:-1]  # values that are bound let SQLite keep the prepared statement
+            yield from self._select(db, f"d.lid IN ({marks})", tuple(map(int, part)), fields)
 
     def find_row(self, db: sqlite3.Connection, doc: str, fields: Collection[str] | None = None) -> Row | None:
         """Document ``doc`` with its fields."""
-        return next(self._select(db, "d.id = ?", (doc,), fields), None)
+        found = next(self._select(db, "d.id = ?", (doc,), fields), None)
+        return None if found is None else Row(found[0], parse_id(found[1]), found[2])
 
     def scan(
         self, db: sqlite3.Connection, after: int = -1, limit: int = -1, fields: Collection[str] | None = None
     ) -> Iterator[Row]:
         """Documents with a lid greater than ``after`` in lid order, ``limit`` at most (-1: all)."""
-        return self._select(db, f"d.lid > ? ORDER BY d.lid LIMIT {int(limit)}", (after,), fields)
+        found = self._select(db, f"d.lid > ? ORDER BY d.lid LIMIT {int(limit)}", (after,), fields)
+        return (Row(lid, parse_id(doc), held) for lid, doc, held in found)
 
     def _select(
         self, db: sqlite3.Connection, where: str, values: tuple[Any, ...], fields: Collection[str] | None
-    ) -> Iterator[Row]:
+    ) -> Iterator[tuple[int, str, dict[str, FieldValue]]]:
+        """Lid, id and fields of documents."""
         blobs = {n: t for n, t in self._blobs.items() if fields is None or n in fields}
         joins = " ".join(f"LEFT JOIN {table} ON {table}.lid = d.lid" for table in blobs.values())
         columns = "".join(f", {table}.data" for table in blobs.values())
         query = f"SELECT d.lid, d.id, d.body{columns} FROM {self.docs} d {joins} WHERE {where}"
+        wanted = self._types.keys() if fields is None else self._types.keys() & set(fields)
+        small = wanted - blobs.keys()
         for lid, doc, body, *data in db.execute(query, values):
-            decoded: dict[str, FieldValue] = orjson.loads(body)
-            if fields is not None or not decoded.keys() <= self._types.keys():
-                wanted = self._types if fields is None else self._types.keys() & set(fields)
-                decoded = {name: value for name, value in decoded.items() if name in wanted}
+            held: dict[str, FieldValue] = orjson.loads(body) if small else {}
+            decoded = {name: value for name, value in held.items() if name in wanted}
             for name, blob in zip(blobs, data, strict=True):
                 if blob is not None:
                     decoded[name] = _decode(self._types[name], blob)
-            yield Row(lid, parse_id(doc), decoded)
+            yield lid, doc, decoded
 
     def drop_fields(self, db: sqlite3.Connection, names: Collection[str], blobs: Collection[int]) -> None:
         """Forgets the values of fields ``names`` that are gone, and drops the blob tables ``blobs``."""
@@ -183,6 +193,21 @@ class SchemaTables:
             kept = [(lid, {name: held for name, held in body.items() if name not in names}) for lid, body in rows]
             bodies = [(orjson.dumps(body), lid) for lid, body in kept]
             db.executemany(f"UPDATE {self.docs} SET body = ? WHERE lid = ?", bodies)
+
+
+def _insert(db: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Inserts ``rows``, many a statement: after each statement the thread waits for Python's lock anew.
+
+    Powers of two, so that there are few statements to keep prepared.
+    """
+    start, size = 0, _ROWS
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        part = rows[start : start + size]
+        marks = "(" + ",".join("?" * len(part[0])) + ")"
+        db.execute(f"{into} VALUES {','.join([marks] * size)}", [value for row in part for value in row])
+        start += size
 
 
 def _encode(value: FieldValue | None) -> bytes | None:

@@ -159,8 +159,10 @@ class Index:
             if is_text(field) and field.match == "text" and field.stemming != "none" and not snowball:
                 raise PackageError(
                     f"schema '{schema.name}', field '{field.name}': Vespa's default English stemmer (KStem) is not "
-                    "supported by the local engine; set snowballStemmingForEnglish of ai.vespa.opennlp.open-nlp to "
-                    "true in services.xml, or the field to 'stemming: none'",
+                    'supported by the local engine. Write <config name="ai.vespa.opennlp.open-nlp">'
+                    "<snowballStemmingForEnglish>true</snowballStemmingForEnglish></config> in services.xml (pyvespa: "
+                    "ApplicationPackage(configurations=[ApplicationConfiguration('ai.vespa.opennlp.open-nlp', "
+                    "{'snowballStemmingForEnglish': 'true'})])), or set the field to 'stemming: none'",
                     line=field.line,
                 )
         self.schema = schema

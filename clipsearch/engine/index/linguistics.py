@@ -34,8 +34,8 @@ _kinds = _Kinds()
 
 
 def is_word_character(character: str) -> bool:
-    """Whether ``character`` continues a token: a letter, a mark or a number."""
-    return _kinds[character][0] in "LMN"
+    """Whether ``character`` continues a token: a letter, a mark (not an enclosing one) or a number."""
+    return _kinds[character][0] in "LMN" and _kinds[character] != "Me"
 
 
 def is_symbol(character: str) -> bool:
@@ -51,7 +51,7 @@ def split(text: str) -> list[str]:
     start, kinds = -1, _kinds
     for position, character in enumerate(text):
         kind = kinds[character]
-        if kind[0] in "LMN":
+        if kind[0] in "LMN" and kind != "Me":
             if start < 0:
                 start = position
             continue

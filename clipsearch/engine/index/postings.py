@@ -23,6 +23,7 @@ MAX_TOKENS = 1 << 22
 MAX_FREQUENCY = 65_535
 DENSE_SHARE = 20  # a term that one row in so many has is kept dense
 MAX_DENSE = 48  # dense terms of a segment, 4 bytes a row each: at most 40 MB at 200,000 rows
+MAX_COUNTED = 96  # columns of frequencies of a segment: at most 20 MB at 200,000 rows
 COUNTED_SHARE = 100  # a term that one row in so many has gets a column of its frequencies, 1 byte a row
 FEW = 256  # rows whose frequencies are bisected rather than read from such a column
 MAX_DRIFT = 0.005  # of idf and average length since impacts were computed
@@ -98,7 +99,7 @@ class Segment:
             known, drift = _Impacts(values, weight, average), 0.0
             held[number] = known
         if dense:
-            _limit(held)
+            _limit(held, MAX_DENSE)
             part = scores[self.first : self.end]
             np.add(part, known.values, part)
         else:
@@ -110,8 +111,9 @@ class Segment:
         held, frequencies = self.postings(number)
         if not len(held) or not len(rows):
             return np.zeros(len(rows), np.int64)
-        if len(rows) > FEW and len(held) * COUNTED_SHARE >= self.end - self.first:
-            return self._count_column(number, held, frequencies)[rows - self.first].astype(np.int64)
+        counts = self.counts_of(number, rows)
+        if counts is not None:
+            return counts
         if len(held) * 4 < len(rows):
             found = np.zeros(len(rows), np.int64)
             place = np.minimum(rows.searchsorted(held.astype(np.int64)), len(rows) - 1)
@@ -120,6 +122,14 @@ class Segment:
             return found
         return lookup(held, frequencies, rows)
 
+    def counts_of(self, number: int, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """``frequencies_of`` of many ``rows`` in any order, by a column of frequencies; None for a term without one."""
+        held, frequencies = self.postings(number)
+        if len(rows) <= FEW or not len(held) or len(held) * COUNTED_SHARE < self.end - self.first:
+            return None
+        inside = rows - self.first if self.first else rows
+        return self._count_column(number, held, frequencies)[inside].astype(np.int64)
+
     def _count_column(self, number: int, rows: Rows, frequencies: Frequencies) -> NDArray[Any]:
         """The term's frequency in each row of the segment."""
         column = self._counts.get(number)
@@ -127,7 +137,7 @@ class Segment:
             column = np.zeros(self.end - self.first, np.uint8 if frequencies.max() < 256 else np.uint16)
             column[rows - self.first] = frequencies
             self._counts[number] = column
-            _limit(self._counts)
+            _limit(self._counts, MAX_COUNTED)
         return column
 
 
@@ -138,8 +148,8 @@ def lookup(held: NDArray[Any], frequencies: NDArray[Any], rows: NDArray[Any]) ->
     return np.where(held[place] == rows, frequencies[place], 0).astype(np.int64)
 
 
-def _limit(held: dict[int, Any]) -> None:
-    """Drops the oldest entries beyond ``MAX_DENSE``; other threads may be doing the same."""
-    if len(held) > MAX_DENSE:
-        for number in list(held)[:-MAX_DENSE]:
+def _limit(held: dict[int, Any], most: int) -> None:
+    """Drops the oldest entries beyond ``most``; other threads may be doing the same."""
+    if len(held) > most:
+        for number in list(held)[:-most]:
             held.pop(number, None)

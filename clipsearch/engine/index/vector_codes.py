@@ -31,13 +31,13 @@ Floats = NDArray[np.float32]
 class Query:
     """A query as the codes see it: ``vector`` (axes,); internal distance is about ``offset - scale * product``.
 
-    ``spread``: standard deviation of the estimated internal distance around the true one.
+    ``beyond``: what of the query's squared length the axes do not hold.
     """
 
     vector: Floats
     offset: float
     scale: float
-    spread: float
+    beyond: float
 
 
 class Codebook:
@@ -103,14 +103,18 @@ class Codebook:
             offset = squared
         turned = self.axes @ vector
         beyond = max(0.0, float(vector @ vector) - float(turned @ turned))
-        error = max(0.0, float(turned @ self.losses[:-1] @ turned)) + beyond * float(self.losses[-1, 0])
-        error += self._rounding(turned)
-        return Query(turned, offset - scale * float(vector @ self.mean), scale, scale * float(np.sqrt(error)))
+        return Query(turned, offset - scale * float(vector @ self.mean), scale, beyond)
+
+    def spread(self, query: Query) -> float:
+        """Standard deviation of the internal distances that codes estimate for ``query``, around the true ones."""
+        turned = query.vector
+        error = max(0.0, float(turned @ self.losses[:-1] @ turned)) + query.beyond * float(self.losses[-1, 0])
+        return query.scale * float(np.sqrt(error + self._rounding(turned)))
 
     def _rounding(self, turned: Floats) -> float:
         """Mean squared error of fast-scan's tables, which hold each piece's products in 8 bits of one scale."""
         codewords = self.centroids.reshape(self.pieces, -1, _PER_PIECE)
-        table = np.einsum("pcd,pd->pc", codewords, turned.reshape(self.pieces, _PER_PIECE))
+        table = np.matmul(codewords, turned.reshape(self.pieces, _PER_PIECE, 1))[:, :, 0]
         step = float((table.max(axis=1) - table.min(axis=1)).max()) / 255
         return self.pieces * step * step / 12
 

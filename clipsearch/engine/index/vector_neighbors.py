@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from clipsearch.engine.index.ahead import Ahead
 from clipsearch.engine.index.files import PartFiles
 from clipsearch.engine.index.vector_cells import Scorer, VectorRows
 from clipsearch.engine.index.vector_codes import METRICS, Codebook, Codes
@@ -127,35 +128,54 @@ class NeighborIndex:
         Of the first ``size`` vectors; ``share`` of them pass. With ``owners`` (size,), the document of each vector,
         the nearest vectors of ``wanted`` different documents. None: it takes measuring them all.
         """
+        search = self.begin(scorer, wanted, size, passes, share, owners, ahead=False)
+        return None if search is None else search()
+
+    def begin(
+        self, scorer: Scorer, wanted: int, size: int, passes: Callable[[Rows], NDArray[np.bool_]], share: float,
+        owners: NDArray[np.int32] | None = None, *, ahead: bool,
+    ) -> Callable[[], tuple[Rows, Numbers] | None] | None:  # fmt: skip
+        """A call that gives what ``nearest`` gives, or None for None; ``ahead``: the codes are scanned meanwhile."""
         codes = self._codes
         self._look(size)
-        if codes is None or size - codes.size > size // 4:
+        if codes is None or size - codes.size > size // 4 or not np.isfinite(scorer.query).all():
             return None
         coded = min(codes.size, size)
-        late = np.flatnonzero(passes(np.arange(coded, size))) + coded
-        late_distances = self._vectors.scan(size, scorer, coded)[late - coded]
-        if not np.isfinite(scorer.query).all():
-            return None
         query = codes.codebook.query(scorer.query)
         depth = self._depths.get(wanted.bit_length(), 8.0 * max(wanted, 50))
-        for _ in range(4):
-            fetched = int(depth / max(share, 1e-9)) + 1
-            if fetched * DEEPEST > coded:
-                return None
-            rows, estimates = codes.search(query, fetched)
-            horizon = estimates[-1]
-            kept = np.flatnonzero((rows < size) & passes(np.minimum(rows, size - 1)))
-            kept = kept[np.argsort(rows[kept])]
-            rows, estimates = rows[kept], estimates[kept]
-            measured = self._vectors.distances(rows, scorer)
-            everything = np.concatenate([rows, late]), np.concatenate([measured, late_distances])
-            worst = _worst(*everything, wanted, owners)
-            limit = worst + _SPREADS * query.spread
-            if limit <= horizon:
-                self._learn(wanted, depth, int(np.count_nonzero(estimates <= limit)))
-                return everything
-            depth *= 4
-        return None
+        fetched = int(depth / max(share, 1e-9)) + 1
+        if fetched * DEEPEST > coded:
+            return None
+        first = Ahead(lambda: codes.search(query, fetched), ahead=ahead)
+        margin = _SPREADS * codes.codebook.spread(query)
+
+        def finish() -> tuple[Rows, Numbers] | None:
+            late = np.flatnonzero(passes(np.arange(coded, size))) + coded if coded < size else np.empty(0, np.int64)
+            late_distances = self._vectors.scan(size, scorer, coded)[late - coded] if len(late) else np.empty(0)
+            deep, more = depth, fetched
+            for attempt in range(4):
+                rows, estimates = codes.search(query, more) if attempt else first.result()
+                horizon = estimates[-1]
+                if share < 1 or size < codes.size:
+                    kept = np.flatnonzero((rows < size) & passes(np.minimum(rows, size - 1)))
+                    rows, estimates = rows[kept], estimates[kept]
+                order = np.argsort(rows)
+                rows, estimates = rows[order], estimates[order]
+                found = rows, self._vectors.distances(rows, scorer)
+                if len(late):
+                    found = np.concatenate([rows, late]), np.concatenate([found[1], late_distances])
+                worst = _worst(*found, wanted, owners)
+                limit = worst + margin
+                if limit <= horizon:
+                    self._learn(wanted, deep, int(np.count_nonzero(estimates <= limit)))
+                    return found
+                deep *= 4
+                more = int(deep / max(share, 1e-9)) + 1
+                if more * DEEPEST > coded:
+                    return None
+            return None
+
+        return finish
 
     def _learn(self, wanted: int, depth: float, needed: int) -> None:
         """Remembers how many had to be measured, so that most searches measure enough the first time."""

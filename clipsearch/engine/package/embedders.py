@@ -19,14 +19,23 @@ _FILE = "services.xml"
 _EXECUTION = frozenset(["onnx-execution-mode", "onnx-interop-threads", "onnx-gpu-device"])  # speed only
 
 
+LINE = " line"  # an attribute that no XML has: where the element begins
+
+
+def line_of(element: Element) -> int:
+    """The line of ``element``; 0 when it is not known."""
+    return int(element.get(LINE, "0"))
+
+
 def parse_embedder(component: Element, files: Mapping[str, bytes]) -> Embedder:
     """The embedder of one component. Raises ``PackageError``: another kind, or what it cannot be."""
     name, kind = component.get("id", ""), component.get("type")
     if kind != KIND:
         shown = " ".join(filter(None, (name, kind or component.get("class"))))
-        raise PackageError(f"<component> {shown}: not supported by the local engine, only type='{KIND}' is", file=_FILE)
+        message = f"<component> {shown}: not supported by the local engine, only type='{KIND}' is"
+        raise PackageError(message, file=_FILE, line=line_of(component))
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-        raise _refused(name, "needs an id of letters, digits, '_', '-' and '.'")
+        raise _refused(component, name, "needs an id of letters, digits, '_', '-' and '.'")
     config = EmbedderConfig(name, **_settings(component, name, files))
     return Embedder(config, files[config.model], files[config.tokenizer])
 
@@ -45,12 +54,12 @@ def _settings(component: Element, name: str, files: Mapping[str, bytes]) -> dict
             try:
                 found[key] = read(text)
             except ValueError as error:
-                raise _refused(name, f"<{tag}>: {error}") from error
+                raise _refused(each, name, f"<{tag}>: {error}") from error
         elif tag not in _EXECUTION:
-            raise _refused(name, f"<{tag}> is not supported by the local engine")
+            raise _refused(each, name, f"<{tag}> is not supported by the local engine")
     for key, tag in (("model", "transformer-model"), ("tokenizer", "tokenizer-model")):
         if key not in found:
-            raise _refused(name, f"needs <{tag} path='...'>")
+            raise _refused(component, name, f"needs <{tag} path='...'>")
     return found
 
 
@@ -60,15 +69,15 @@ def _path(element: Element, name: str, files: Mapping[str, bytes]) -> str:
     if path is None:
         given = next((key for key in ("url", "model-id", "secret-ref") if element.get(key)), "no path")
         message = f"a model by {given} is not supported by the local engine: put the file into the package, by path"
-        raise _refused(name, f"<{element.tag}>: {message}")
+        raise _refused(element, name, f"<{element.tag}>: {message}")
     normal = PurePosixPath(path).as_posix()
     if normal not in files:
-        raise _refused(name, f"<{element.tag}>: the application package has no file '{path}'")
+        raise _refused(element, name, f"<{element.tag}>: the application package has no file '{path}'")
     return normal
 
 
-def _refused(name: str, message: str) -> PackageError:
-    return PackageError(f"component '{name}': {message}", file=_FILE)
+def _refused(element: Element, name: str, message: str) -> PackageError:
+    return PackageError(f"component '{name}': {message}", file=_FILE, line=line_of(element))
 
 
 def _positive(text: str) -> int:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from clipsearch.engine.embedding import Embedder
-from clipsearch.engine.package.indexing import Indexing, Scope, infer, inputs_of, parse_indexing, parse_source
+from clipsearch.engine.package.indexing import Indexing, Scope, infer, inputs_of, parse_indexing, parse_source, uses
 from clipsearch.engine.package.model import Field, FieldType
 from clipsearch.engine.package.syntax import FieldSyntax, Setting, TypeSyntax
 from clipsearch.engine.tensors.types import parse_type
@@ -186,6 +186,11 @@ class _Builder:
         inputs = inputs_of(indexing.source) if indexing.source is not None else set()
         if built.in_document and inputs - {built.name}:
             raise self.fail("a document field takes its own value: put the field outside the document")
+        if not built.in_document and indexing.source is not None and uses(indexing.source, "now"):
+            raise self.fail(
+                "'now' outside of the document is not supported by the local engine, which keeps fed values only: "
+                "put the field into the document"
+            )
         shown = built.attribute or built.index or built.summary
         if shown and not built.in_document and not built.language and not inputs:
             raise self.fail("a field outside the document needs 'input <field>' in its indexing")

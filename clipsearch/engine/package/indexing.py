@@ -238,9 +238,14 @@ def inputs_of(node: Node) -> set[str]:
     return own.union(*(inputs_of(each) for each in node.parts))
 
 
+def uses(node: Node, op: str) -> bool:
+    """Whether ``op`` is anywhere in ``node``."""
+    return node.op == op or any(uses(each, op) for each in node.parts)
+
+
 def has_embed(node: Node) -> bool:
     """Whether ``node`` runs an embedder."""
-    return node.op == "embed" or any(has_embed(each) for each in node.parts)
+    return uses(node, "embed")
 
 
 def embed_target(after: tuple[Node, ...], target: FieldType | None) -> FieldType | None:

@@ -17,9 +17,10 @@ from clipsearch.engine.query.execution import Found
 from clipsearch.engine.query.features import Batch
 from clipsearch.engine.query.grouping_results import Grouper
 from clipsearch.engine.query.grouping_values import Share, Table
+from clipsearch.engine.query.merging import merged
 from clipsearch.engine.query.page import Page
-from clipsearch.engine.query.yql import Statement
-from clipsearch.engine.ranking.rescale import sanitize
+from clipsearch.engine.query.phases import first_phase
+from clipsearch.engine.query.yql import Sort, Statement
 from clipsearch.errors import QueryError
 
 Json = dict[str, Any]
@@ -29,9 +30,7 @@ def _scores(part: Found) -> NDArray[np.float64]:
     """The content node's score of all matching rows: of the second phase where it reranked."""
     assert part.rows is not None
     profile = part.program.profile
-    if profile.first_phase is None:
-        return np.zeros(len(part.rows))
-    scores = sanitize(part.program.first_phase(Batch(part.features, part.rows), len(part.rows)))
+    scores = first_phase(part.features, part.program, part.rows)
     if profile.second_phase is not None and profile.global_phase is None and len(part.ranked.rows):
         place = np.searchsorted(part.rows, part.ranked.rows)
         scores[place] = part.ranked.scores
@@ -56,6 +55,7 @@ class Answer:
     store: DocumentReader
     statement: Statement
     page: Page
+    order: Sequence[Sort] = ()
     errors: list[Json] = field(default_factory=list)
 
     def root(self, found: Sequence[Found]) -> Json:
@@ -115,17 +115,15 @@ class Answer:
         return hits
 
     def _hits(self, found: Sequence[Found]) -> list[Json]:
-        merged = [(part, position) for part in found for position in range(len(part.ranked.rows))]
-        if len(found) > 1:
-            merged.sort(key=lambda item: -item[0].ranked.scores[item[1]])  # stable: schema order decides ties
-        merged = merged[self.page.offset : self.page.offset + self.page.hits]
+        chosen = merged(found, self.order)
+        chosen = chosen[self.page.offset : self.page.offset + self.page.hits]
         rendered: dict[tuple[int, int], Json] = {}
         for part in found:
-            positions = [position for owner, position in merged if owner is part]
+            positions = [position for owner, position in chosen if owner is part]
             if positions:
                 for position, hit in zip(positions, self._part(part, positions), strict=True):
                     rendered[id(part), position] = hit
-        return [rendered[id(part), position] for part, position in merged]
+        return [rendered[id(part), position] for part, position in chosen]
 
     def _part(self, part: Found, positions: list[int]) -> list[Json]:
         rows = part.ranked.rows[positions]
@@ -145,8 +143,9 @@ class Answer:
                 hits.append({"id": shown_id, "relevance": rendering.number(score), "source": cluster})
                 continue
             hit = rendering.hit(document, part.schema, cluster, fields, score, self.page.form)
-            shown = {name: rendering.features(values, place, self.page.form) for name, values in blocks.items()}
-            hit["fields"] = {**shown, **hit["fields"]}
+            if blocks:
+                shown = {name: rendering.features(values, place, self.page.form) for name, values in blocks.items()}
+                hit["fields"] = {**shown, **hit["fields"]}
             if not hit["fields"]:
                 del hit["fields"]
             hits.append(hit)
@@ -156,8 +155,9 @@ class Answer:
         """The feature blocks that are shown, by the name that they have in a hit."""
         rows, selected = part.ranked.rows[positions], self.statement.fields
         batch = Batch(part.features, rows, part.ranked.first_phase[positions])
-        blocks: dict[str, dict[str, Any]] = {
-            "matchfeatures": dict(part.program.match_values(batch, len(rows))),
-            "summaryfeatures": dict(part.program.summary_values(batch, len(rows))),
-        }
-        return {name: values for name, values in blocks.items() if (values and not selected) or name in selected}
+        blocks: dict[str, dict[str, Any]] = {}
+        if not selected or "matchfeatures" in selected:
+            blocks["matchfeatures"] = dict(part.program.match_values(batch, len(rows)))
+        if not selected or "summaryfeatures" in selected:
+            blocks["summaryfeatures"] = dict(part.program.summary_values(batch, len(rows)))
+        return {name: values for name, values in blocks.items() if values or selected}

@@ -20,6 +20,7 @@ from clipsearch.engine.tensors.value import Tensor
 from clipsearch.errors import QueryError
 
 Numbers = NDArray[np.float64]
+_KEPT = ("bm25", "rawScore", "itemRawScore")  # of a row the same in every phase
 SPARSE_SHARE = 4  # BM25 of less than a row in so many is looked up row by row
 
 
@@ -30,23 +31,47 @@ class QueryFeatures:
         self.matcher = matcher
         self.properties = properties
         self._dense: dict[str, Numbers] = {}
-        self._sparse: dict[str, tuple[NDArray[np.int64], Numbers]] = {}  # ascending rows, and their scores
+        self._kept_rows: NDArray[np.int64] | None = None  # ascending
+        self._kept: dict[Feature, Numbers] = {}
+
+    @property
+    def nothing_ranks(self) -> bool:
+        """Whether Vespa's nativeRank is 0 in every row: no item of the query, once matched, is ranked by."""
+        matcher = self.matcher
+        if matcher.neighbors or matcher.scored:
+            return False
+        return not any(term.node.options.ranked for term in matcher.terms)
 
     def bm25(self, field: str, rows: NDArray[np.int64]) -> Numbers:
         """BM25 of live ``rows`` (n,)."""
-        known = self._sparse.get(field)
-        if known is not None and len(known[0]):
-            place = np.minimum(known[0].searchsorted(rows), len(known[0]) - 1)
-            if np.array_equal(known[0][place], rows):
-                return known[1][place]
         if field not in self._dense:
             if len(rows) * SPARSE_SHARE < self.matcher.size:
-                scores = self._bm25_of(field, rows)
-                if len(rows) > 1 and bool((rows[1:] > rows[:-1]).all()):
-                    self._sparse[field] = rows, scores
-                return scores
+                return self._bm25_of(field, rows)
             self._dense[field] = self._bm25_of_all(field)
         return self._dense[field][rows]
+
+    def keeps(self, rows: NDArray[np.int64]) -> bool:
+        """Whether ``rows`` are those, in that order, whose values are kept."""
+        return self._kept_rows is rows
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Where ``rows`` (n,) are among the rows whose values are kept; None: not all of them are."""
+        kept = self._kept_rows
+        if kept is None:
+            return None
+        place = np.minimum(kept.searchsorted(rows), len(kept) - 1)
+        return place if np.array_equal(kept[place], rows) else None
+
+    def kept(self, feature: Feature) -> Numbers | None:
+        """The values of ``feature`` in the rows that are kept."""
+        return self._kept.get(feature)
+
+    def keep(self, feature: Feature, rows: NDArray[np.int64], values: BatchValue) -> None:
+        """Keeps ``values`` of ``feature`` for later phases, when ``rows`` are the ascending ones of the first batch."""
+        if self._kept_rows is None and len(rows) > 1 and bool((rows[1:] > rows[:-1]).all()):
+            self._kept_rows = rows
+        if self._kept_rows is rows and isinstance(values, np.ndarray) and values.shape == rows.shape:
+            self._kept[feature] = values
 
     def _bm25_of(self, field: str, rows: NDArray[np.int64]) -> Numbers:
         """BM25 of ``rows``: the same numbers as for all, added in the same order."""
@@ -111,11 +136,32 @@ class QueryFeatures:
 class Batch:
     """``FeatureSource`` over ``rows`` (n,); ``first_phase``: their scores once they have any."""
 
-    def __init__(self, query: QueryFeatures, rows: NDArray[np.int64], first_phase: Numbers | None = None) -> None:
+    def __init__(
+        self,
+        query: QueryFeatures,
+        rows: NDArray[np.int64],
+        first_phase: Numbers | None = None,
+        places: NDArray[np.int64] | None = None,
+    ) -> None:
+        """``places``: of ``rows`` among those whose values are kept, where the caller knows them."""
         self.query, self.rows, self.first_phase = query, rows, first_phase
+        self._places, self._looked = places, places is not None
 
     def value(self, feature: Feature) -> BatchValue:
         """Values of ``feature`` for each row. Raises ``QueryError`` for one that is not implemented."""
+        if feature.name not in _KEPT:
+            return self._value(feature)
+        kept = self.query.kept(feature)
+        if kept is not None:
+            if not self._looked:
+                self._looked, self._places = True, self.query.places(self.rows)
+            if self._places is not None:
+                return kept[self._places]
+        values = self._value(feature)
+        self.query.keep(feature, self.rows, values)
+        return values
+
+    def _value(self, feature: Feature) -> BatchValue:
         name, arguments = feature.name, feature.arguments
         if name in NAMES or (name == "attribute" and self._is_special(feature)):
             return TermFeatures(self).value(feature)

@@ -67,7 +67,10 @@ def geo_location(arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.N
     if len(arguments) != 4:
         raise QueryError(f"geoLocation: Expected 4 arguments, got {len(arguments)}.")
     name, *rest = (constant(argument, parameters) for argument in arguments)
-    latitude, longitude = float(rest[0]), float(rest[1])
+    sides = [_degrees(str(text), sides) for text, sides in zip(rest, ("NS", "EW"), strict=False)]
+    if sides[0][0] == sides[1][0]:
+        raise QueryError(f"Invalid geoLocation coordinates '{rest[0]}' and '{rest[1]}'")
+    latitude, longitude = (degrees for _, degrees in sorted(sides, reverse=True))
     found = re.fullmatch(r"\s*(-?[\d.]+(?:[eE][-+]?\d+)?)\s*([a-z]+)\s*", str(rest[2]))
     if found is None or found[2] not in _DEGREES:
         raise QueryError(f"geoLocation: '{rest[2]}' is not a radius such as '10 km' or '0.5 deg'")
@@ -78,6 +81,15 @@ def geo_location(arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.N
     aspect = int(math.cos(math.radians(latitude)) * (2**32 - 1))
     place = f"{round(longitude * 1e6)},{round(latitude * 1e6)}"
     return q.Foreign("geoLocation", f"GEO_LOCATION {name}:(2,{place},{radius},0,1,0,{aspect})")
+
+
+def _degrees(text: str, sides: str) -> tuple[bool, float]:
+    """Whether ``text`` is a latitude, and its degrees; a number alone is one of ``sides``."""
+    found = re.fullmatch(r"\s*([NSEWnsew]?)\s*(-?\d+(?:\.\d*)?)\s*([NSEWnsew]?)\s*", text)
+    if found is None or (found[1] and found[3]):
+        raise QueryError(f"geoLocation: the coordinate '{text}' is not supported by the local engine: use degrees")
+    side = (found[1] or found[3]).upper()
+    return (side or sides[0]) in "NS", float(found[2]) * (-1 if side and side in "SW" else 1)
 
 
 def word_alternatives(name: str, arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.Node:

@@ -150,13 +150,11 @@ class _Search:
                 clock.limit = (parse_timeout(written) or 0.0) / 1000  # in YQL it is in milliseconds
             page, order = read_page(values, statement), read_order(values, statement)
             schemas = chosen_schemas(values, statement, dict(self.package.schemas), self.package.content_cluster)
-        if order and len(schemas) > 1:
-            raise QueryError("sorting hits of several document types is not supported by the local engine", code=3)
         found = [execute(self._task(schema, statement, page, order)) for schema in schemas]
         searched = clock.elapsed()
         clock.limit = None  # what was found is given
         with clock.step("summary"):
-            result: Json = {"root": Answer(self.package, self.store, statement, page).root(found)}
+            result: Json = {"root": Answer(self.package, self.store, statement, page, order).root(found)}
         if truth(values, "presentation.timing"):
             done = clock.elapsed()
             result["timing"] = {"querytime": searched, "summaryfetchtime": done - searched, "searchtime": done}

@@ -71,12 +71,16 @@ class IndexTerm:
         """How often each of the live ``rows`` (n,) has it."""
         if len(rows) <= FEW:
             return self.text.counts_in(self.number, rows)
+        segments = self.text.segments
+        if len(segments) == 1 and not len(self._tail[0]) and rows.max() < segments[0].end:
+            found = segments[0].counts_of(self.number, rows)
+            if found is not None:
+                return found
         if not (rows[1:] >= rows[:-1]).all():
             order = np.argsort(rows)
             found = np.empty(len(rows), np.int64)
             found[order] = self.frequencies_of(rows[order])
             return found
-        segments = self.text.segments
         ends = rows.searchsorted([segment.end for segment in segments]).tolist()
         parts, start = [], 0
         for segment, end in zip(segments, ends, strict=True):

@@ -55,7 +55,8 @@ def read_parameters(request: Request, package: ApplicationPackage) -> Values:
         if values.get(name) not in (None, ""):
             raise QueryError(f"the query parameter '{name}' is not supported by the local engine", code=3)
     if str(values.get("presentation.format", "")).lower() not in FORMATS:
-        raise QueryError(f"No renderer '{values['presentation.format']}': the local engine renders JSON only", code=3)
+        asked = values["presentation.format"]
+        raise QueryError(f"No renderer '{asked}': not supported by the local engine, which renders JSON only", code=3)
     return values
 
 

@@ -31,21 +31,27 @@ RowNumbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
-    """Hits in order: ``rows`` and ``scores`` (n,), ``first_phase`` their first scores; ``total``: all that matched."""
+    """Hits in order: ``rows`` and ``scores`` (n,), ``first_phase`` their first scores; ``total``: all that matched.
+
+    ``places``: where the rows were in the batch of the first phase, None: not known.
+    """
 
     rows: RowNumbers
     scores: Scores
     first_phase: Scores
     total: int
+    places: NDArray[np.int64] | None = None
 
     def cut(self, start: int, end: int) -> Ranked:
         """The hits from ``start`` to ``end``."""
         part = slice(start, end)
-        return Ranked(self.rows[part], self.scores[part], self.first_phase[part], self.total)
+        places = None if self.places is None else self.places[part]
+        return Ranked(self.rows[part], self.scores[part], self.first_phase[part], self.total, places)
 
     def ordered(self, order: NDArray[Any], scores: Scores) -> Ranked:
         """These hits with other ``scores``, in ``order``."""
-        return Ranked(self.rows[order], scores[order], self.first_phase[order], self.total)
+        places = None if self.places is None else self.places[order]
+        return Ranked(self.rows[order], scores[order], self.first_phase[order], self.total, places)
 
 
 def rank(
@@ -97,8 +103,9 @@ def rerank(
 
 
 def first_phase(features: QueryFeatures, program: RankProgram, rows: RowNumbers) -> Scores:
-    """First-phase scores of ``rows`` (n,), as Vespa keeps them."""
-    if program.profile.first_phase is None and program.profile.name == "unranked":
+    """First-phase scores of ``rows`` (n,), as Vespa keeps them; a profile without a first phase has nativeRank's."""
+    profile = program.profile
+    if profile.first_phase is None and (profile.name == "unranked" or features.nothing_ranks):
         return np.zeros(len(rows))
     return sanitize(program.first_phase(Batch(features, rows), len(rows)))
 
@@ -123,11 +130,11 @@ def _second_phase(features: QueryFeatures, program: RankProgram, hits: Ranked, c
 
 def _global_phase(features: QueryFeatures, program: RankProgram, hits: Ranked, count: int) -> Ranked:
     top, rest = hits.cut(0, count), hits.cut(count, len(hits.rows))
-    batch = Batch(features, top.rows, top.first_phase)
+    batch = Batch(features, top.rows, top.first_phase, top.places)
     after = program.global_phase(batch, len(top.rows), top.scores)
     if after is None:
         return hits
-    scores = np.concatenate([after, rescale(top.scores, after, rest.scores)])
+    scores = np.concatenate([after, rescale(top.scores, after, rest.scores)]) if len(rest.rows) else after
     order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")
     limit = program.profile.global_phase.drop_limit if program.profile.global_phase else None
     return _drop(hits.ordered(order, scores), limit)

@@ -9,7 +9,7 @@ does. Sums may be off by a small known share; what is chosen allows for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,9 +68,11 @@ class Pruned:
             return None
         with self.clock.step("match"):
             allowed = self._filter(plan.filters)
+            searches = [self.matcher.begin_nearest(node, allowed) for node in plan.produced]
             scores, error = self._impacts(plan, text)
-            produced = self._neighbors(plan, allowed)
-            total, left = self._matched(scores, allowed, produced)
+            matched = self._matched(scores, allowed)
+            produced = self._neighbors(searches)
+            total, left = self._without(scores, matched, produced)
         with self.clock.step("first phase"):
             chosen, bound = _select(scores, left, count, error)
             hits = self._best(_merged(chosen, produced), count, total, bound, text)
@@ -131,15 +133,15 @@ class Pruned:
             error = max(error, drift)
         return scores, error * 1.1 + _ROUNDING
 
-    def _neighbors(self, plan: _Plan, allowed: Mask | None) -> RowNumbers:
+    def _neighbors(self, searches: list[Callable[[], Neighbors]]) -> RowNumbers:
         """The ascending rows that nearestNeighbor operators produced."""
-        found: list[Neighbors] = [self.matcher.nearest(node, allowed) for node in plan.produced]
+        found = [search() for search in searches]
         if len(found) == 1:
             return found[0].rows
         return np.unique(np.concatenate([np.empty(0, np.int64), *(each.rows for each in found)]))
 
-    def _matched(self, scores: NDArray[np.float32], allowed: Mask | None, produced: RowNumbers) -> tuple[int, int]:
-        """How many rows match, and how many of them were not produced; ``scores`` become 0 in all others."""
+    def _matched(self, scores: NDArray[np.float32], allowed: Mask | None) -> int:
+        """How many rows the terms match; ``scores`` become 0 in all others."""
         size, snapshot = self.snapshot.size, self.snapshot
         matched = scores > 0
         masks = [mask for mask in (allowed, None if snapshot.documents == size else snapshot.live) if mask is not None]
@@ -147,10 +149,13 @@ class Pruned:
             np.logical_and(matched[:size], mask, matched[:size])
         if masks:
             np.multiply(scores, matched, scores)
-        count = int(np.count_nonzero(matched))
+        return int(np.count_nonzero(matched))
+
+    def _without(self, scores: NDArray[np.float32], matched: int, produced: RowNumbers) -> tuple[int, int]:
+        """How many rows match, and how many of them were not ``produced``; ``scores`` become 0 in those that were."""
         if not len(produced):
-            return count, count
-        left = count - int(np.count_nonzero(matched[produced]))
+            return matched, matched
+        left = matched - int(np.count_nonzero(scores[produced]))
         scores[produced] = 0.0
         return left + len(produced), left
 
@@ -162,7 +167,7 @@ class Pruned:
             outside = self.program.first_phase(_Outside(Batch(self.features, rows[:1]), text.name, bound), 1)
             if not scores[best[-1]] > outside[0]:
                 return None
-        return Ranked(rows[best], scores[best], scores[best], total)
+        return Ranked(rows[best], scores[best], scores[best], total, best if self.features.keeps(rows) else None)
 
 
 @dataclass(frozen=True, slots=True)

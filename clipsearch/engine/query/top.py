@@ -12,4 +12,7 @@ def best_of(scores: NDArray[np.float64], lids: NDArray[np.int64], count: int) ->
     if count < len(scores):
         worst = np.partition(scores, len(scores) - count)[len(scores) - count] if count else np.inf
         chosen = np.flatnonzero(scores >= worst)
-    return chosen[np.lexsort((lids[chosen], -scores[chosen]))[:count]]
+    keys = lids[chosen]
+    if (keys[1:] > keys[:-1]).all():  # as they mostly are: one stable sort does it
+        return chosen[np.argsort(-scores[chosen], kind="stable")[:count]]
+    return chosen[np.lexsort((keys, -scores[chosen]))[:count]]

@@ -176,7 +176,10 @@ class Term(Node):
 
     def __str__(self) -> str:
         head = ("|" if self.options.filter else "") + (f"{self.field}:" if self.field else "")
-        return head + self._text() + (f"!{self.options.weight}" if self.options.weight != 100 else "")
+        text = self._text()
+        if self.field.endswith("]"):  # field[2]: a condition on that element
+            text = f"{{{text}}}"
+        return head + text + (f"!{self.options.weight}" if self.options.weight != 100 else "")
 
 
 @dataclass(eq=False, slots=True)
@@ -193,15 +196,19 @@ class Word(Term):
 
 @dataclass(eq=False, slots=True)
 class Phrase(Term):
-    """Words next to each other. ``segment``: one written word that the tokeniser cut, ``raw`` as it was written."""
+    """Words next to each other. ``segment``: one written word that the tokeniser cut, ``raw`` as it was written.
+
+    ``shown``: how Vespa prints the words, where that differs.
+    """
 
     words: list[str]
     raw: str = ""
     segment: bool = False
+    shown: str = dataclasses.field(default="", kw_only=True)
 
     def _text(self) -> str:
         quote = "'" if self.segment else '"'
-        return quote + " ".join(self.words) + quote
+        return quote + (self.shown or " ".join(self.words)) + quote
 
 
 class Regex(Term):
@@ -246,7 +253,7 @@ class Boolean(Term):
     value: bool
 
     def _text(self) -> str:
-        return f"{{{str(self.value).lower()}}}"
+        return str(self.value).lower()
 
 
 @dataclass(eq=False, slots=True)

@@ -63,6 +63,9 @@ class TermParser:
             name = self._field()
             explicit = name is not None
             index = self.index if name is None else name
+            element = self.tokens.attempt(partial(self._same_element, index)) if explicit else None
+            if element is not None:
+                return element
             self._uri, self._host = index in self.names.uri, index in self.names.host
             item = self.tokens.attempt(self._number) or self.tokens.attempt(partial(self._phrase, index))
             if item is None and index and self._words_ahead():
@@ -114,9 +117,32 @@ class TermParser:
                 self.tokens.at = behind
                 return name
 
-    def _field_name(self) -> str | None:
+    def _same_element(self, field: str) -> q.Node | None:
+        """``{key:a value:b}`` behind a field: conditions on one element of it."""
         tokens = self.tokens
-        tokens.skip("[")
+        if tokens.next().text != "{":
+            return None
+        items: list[q.Node] = []
+        while tokens.more():
+            name = self._name()
+            if name is None or not tokens.skip_here(":"):
+                return None
+            item = tokens.attempt(self._number) or tokens.attempt(partial(self._phrase, name))
+            if item is None:
+                return None
+            _finish(item, name, None)
+            items.append(item)
+            if tokens.tokens[tokens.at - 1].text == "}":  # a phrase goes over the punctuation behind it
+                return q.SameElement(field, items)
+        return None
+
+    def _field_name(self) -> str | None:
+        self.tokens.skip("[")
+        name = self._name()
+        return self.names.field_named(name) if name is not None and self.tokens.skip_here(":") else None
+
+    def _name(self) -> str | None:
+        tokens = self.tokens
         if tokens.kind() not in (WORD, NUMBER, "_"):
             return None
         written = [tokens.next().text]
@@ -128,7 +154,7 @@ class TermParser:
                 return None
             while tokens.here() in ("_", WORD, NUMBER):
                 written.append(tokens.next().text)
-        return self.names.field_named("".join(written)) if tokens.skip_here(":") else None
+        return "".join(written)
 
     def _weight(self) -> int | None:
         """``!200``, ``!``, ``!!``."""

@@ -98,7 +98,7 @@ class _Tokenizer:
                 if kind == ":":
                     current = self._named_field()
                 self.open = max(0, self.open + (kind == "(") - (kind == ")"))
-                self._add(kind, kind if kind != NOISE else "")
+                self._add(kind, kind if kind != NOISE else character if character in "{}" else "")
             at += 1
         self._add(END, "")
         return self.tokens

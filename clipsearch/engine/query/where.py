@@ -6,6 +6,7 @@ Annotations hold for everything inside the expression that they stand before, th
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,18 @@ _TUNING = (
     "hnsw.filterFirstThreshold", "hnsw.postFilterThreshold", "hnsw.targetHitsMaxAdjustmentFactor",
 )  # fmt: skip
 _REFUSED_ANNOTATIONS = ("connectivity", "thresholdBoostFactor", "minTargetHits", "elementFilter")
+_ANNOTATIONS = {
+    "number": {
+        "targetHits", "totalTargetHits", "targetNumHits", "distance", "exclusionDistance", "weight", "hitLimit", "id",
+        "maxEditDistance", "prefixLength", "significance", "scoreThreshold", "distanceThreshold",
+        "hnsw.exploreAdditionalHits", *_TUNING,
+    },
+    "boolean": {
+        "filter", "ranked", "stem", "prefix", "suffix", "substring", "approximate", "nfkc", "normalizeCase",
+        "accentDrop", "andSegmenting", "implicitTransforms", "usePositionData", "allowEmpty", "ascending", "descending",
+    },
+    "string": {"label", "grammar", "bounds", "language", "defaultIndex"},
+}  # fmt: skip
 _REFUSED_CALLS = ("geoBoundingBox", "uri")
 _COMPOSITES = ("and", "or", "weakAnd", "near", "onear", "phrase")
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "="}
@@ -90,6 +103,7 @@ class _Builder:
             annotations = annotations[0]
         if not isinstance(annotations, dict):
             raise QueryError("an annotation must be a map such as {targetHits: 100}")
+        _check_kinds(node.children[0].children[0])
         for name in _REFUSED_ANNOTATIONS:
             if name in annotations:
                 raise QueryError(f"the annotation '{name}' is not supported by the local engine")
@@ -124,12 +138,13 @@ class _Builder:
             return self._call(node)
         if self._in_element and kind in ("string", "parameter"):
             return self._word("", node)
-        shown = node.children[0] if node.children else kind
-        raise QueryError(f"expected a condition such as field contains 'word', but got '{shown}'")
+        raise QueryError(f"expected a condition such as field contains 'word', but got '{_shown(node)}'")
 
     def _call(self, node: Ast) -> q.Node:
         name = str(node.children[0])
         if name not in self._calls:
+            if self._in_element:  # of an array of strings: near('a', 'b') without a field
+                return self._contains("", node)
             if name in _REFUSED_CALLS:
                 raise QueryError(f"'{name}' is not supported by the local engine")
             raise QueryError(f"No such function: '{name}'")
@@ -155,8 +170,7 @@ class _Builder:
         if operator == "contains":
             return self._contains(self._field(left), right)
         if operator == "matches":
-            pattern = constant(right, self.parameters)
-            return q.Regex(self._field(left), str(pattern), self._options())
+            return q.Regex(self._field(left), self._string(right), self._options())
         if operator not in _FLIPPED:
             raise QueryError(f"the operator '{token}' is not supported: use !(field = value) or matches")
         if left.data != "name":
@@ -188,6 +202,8 @@ class _Builder:
 
     def _hit_limit(self) -> int:
         limit = int(self.annotation("hitLimit", 0))
+        if limit and None not in (self.annotation("ascending"), self.annotation("descending")):
+            raise QueryError("hitLimit: both ascending and descending ordering set, only one is allowed")
         if limit and (self.annotation("descending") is True or self.annotation("ascending") is False):
             return -abs(limit)
         return limit
@@ -199,6 +215,8 @@ class _Builder:
         name = self._field(arguments[0])
         low, high = (_number_text(name, constant(a, self.parameters)) for a in arguments[1:])
         bounds = self.annotation("bounds", "closed")
+        if bounds not in ("closed", "open", "leftOpen", "rightOpen"):
+            raise QueryError(f"range: the bounds '{bounds}' are none of open, leftOpen and rightOpen")
         left, right = bounds not in ("open", "leftOpen"), bounds not in ("open", "rightOpen")
         return q.Number(name, low, high, left, right, self._hit_limit(), options=self._options())
 
@@ -223,8 +241,9 @@ class _Builder:
             return self._word(name, node)
         function, arguments = str(node.children[0]), _arguments(node)
         if function == "phrase":
-            words = [word for argument in arguments for word in self._phrase_words(argument)]
-            return q.Phrase(name, words, options=self._options())
+            parts = [self._phrase_words(argument) for argument in arguments]
+            shown = " ".join(text for _, text in parts)
+            return q.Phrase(name, [word for words, _ in parts for word in words], shown=shown, options=self._options())
         if function in ("near", "onear"):
             return self._near(name, arguments, function == "onear")
         if function == "equiv":
@@ -250,7 +269,7 @@ class _Builder:
             raise QueryError(f"fuzzy: Expected 1 argument, got {len(arguments)}.")
         return q.Fuzzy(
             name,
-            str(constant(arguments[0], self.parameters)),
+            self._string(arguments[0]),
             int(self.annotation("maxEditDistance", 2)),
             int(self.annotation("prefixLength", 0)),
             self.annotation("prefix") is True,
@@ -259,7 +278,7 @@ class _Builder:
 
     def _text(self, name: str, arguments: list[Ast]) -> q.Node:
         """``field contains text(...)``: the best of a text's words, unless ``grammar.composite`` says else."""
-        text = " ".join(str(constant(argument, self.parameters)) for argument in arguments)
+        text = " ".join(self._string(argument) for argument in arguments)
         composite = str(self.annotation("grammar.composite", "weakAnd"))
         if composite not in _COMPOSITES:
             raise QueryError(f"grammar.composite '{composite}' is not supported by the local engine")
@@ -273,35 +292,51 @@ class _Builder:
         if len(arguments) != 1:
             raise QueryError(f"nonEmpty: Expected 1 argument, got {len(arguments)}.")
         found = self.expression(arguments[0])
-        if isinstance(found, q.Constant) and not found.value:
+        if any(_is_empty(part) for part in found.walk()):
             raise QueryError("nonEmpty: the expression is empty")
         return found
 
+    def _string(self, node: Ast) -> str:
+        """``node`` as text: a quoted string or a parameter, nothing else."""
+        if node.data not in ("string", "parameter"):
+            raise QueryError(f"expected a string such as 'word' or a @parameter, but got '{_shown(node)}'")
+        return str(constant(node, self.parameters))
+
     def _word(self, name: str, node: Ast) -> q.Node:
-        value = constant(node, self.parameters)
-        if not isinstance(value, str):
-            raise QueryError(f"'{name} contains' needs a string or a function such as phrase(...)")
+        value = self._string(node)
+        if self.annotation("nfkc") is True:
+            value = unicodedata.normalize("NFKC", value)
         options = self._options()
         prefix, suffix = self.annotation("prefix") is True, self.annotation("suffix") is True
-        if self.annotation("substring") is True:
-            prefix = suffix = True
-        pieces = linguistics.split(value)
+        substring = self.annotation("substring") is True
+        if prefix + suffix + substring > 1:
+            raise QueryError("Only one of prefix, substring and suffix can be set.")
+        prefix, suffix = prefix or substring, suffix or substring
+        pieces = [] if self.annotation("grammar") == "raw" else linguistics.split(value)
         if len(pieces) > 1 and not (prefix or suffix) and self.annotation("implicitTransforms", True):
             return q.Phrase(name, pieces, value, True, options=options)
         return q.Word(name, value, prefix, suffix, options=options)
 
-    def _phrase_words(self, node: Ast) -> list[str]:
+    def _phrase_words(self, node: Ast) -> tuple[list[str], str]:
+        """The words of one argument of a phrase, and how Vespa prints them."""
         if node.data == "annotated":
-            words: list[str] = self._annotated(node, self._phrase_words)
-            return words
+            found: tuple[list[str], str] = self._annotated(node, self._phrase_words)
+            return found
         if node.data == "call":
             if node.children[0] != "phrase":
                 raise QueryError(f"phrase({node.children[0]}(...)) is not supported by the local engine")
-            return [word for argument in _arguments(node) for word in self._phrase_words(argument)]
-        value = str(constant(node, self.parameters))
-        return linguistics.split(value) or [value]
+            parts = [self._phrase_words(argument) for argument in _arguments(node)]
+            words = [word for part, _ in parts for word in part]
+            segmented = self._stack and "origin" in self._stack[-1]
+            return words, f"'{' '.join(words)}'" if segmented else " ".join(text for _, text in parts)
+        value = self._string(node)
+        words = linguistics.split(value) or [value]
+        return words, " ".join(words)
 
     def _near(self, name: str, arguments: list[Ast], ordered: bool) -> q.Node:
+        signs = [argument.data == "negation" for argument in arguments]
+        if sorted(signs) != signs or all(signs):
+            raise QueryError("near: positive terms must come before negative terms, and there must be one")
         positives = [self._contains(name, a) for a in arguments if a.data != "negation"]
         negatives = [self._contains(name, a.children[0]) for a in arguments if a.data == "negation"]
         distance = int(self.annotation("distance", 2))
@@ -352,6 +387,8 @@ class _Builder:
     def _weighted(self, call: Ast, operator: str) -> q.Node:
         arguments = _arguments(call)
         tokens = constant(arguments[1], self.parameters) if len(arguments) == 2 else None
+        if isinstance(tokens, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in tokens):
+            tokens = {str(int(token)): weight for token, weight in tokens}  # numbers, as [[11, 1], [37, 2]]
         if not isinstance(tokens, dict):
             raise QueryError(f"{operator}: expected a field and a map of tokens to weights")
         weights = {token: int(weight) for token, weight in tokens.items()}
@@ -366,7 +403,7 @@ class _Builder:
 
     def _user_input(self, call: Ast) -> q.Node:
         arguments = _arguments(call)
-        text = " ".join(str(constant(argument, self.parameters)) for argument in arguments)
+        text = " ".join(self._string(argument) for argument in arguments)
         if not text and self.annotation("allowEmpty") is True:
             return q.Constant(False)
         grammar = self.annotation("grammar") or self.annotation("grammar.composite", "weakAnd")
@@ -377,6 +414,8 @@ class _Builder:
         index = "" if self._in_element else str(self.annotation("defaultIndex", self.context.default_index))
         options = {"distance": self.annotation("distance"), "targetHits": self.annotation("targetHits")}
         found = parse_user_input(text, str(grammar), index, self._options(), options, self.context.names)
+        if found is None and self.annotation("allowEmpty") is True:
+            return q.Constant(False)
         if found is None:
             raise QueryError(f"Parsing '{text}' only resulted in NullItem.")
         return found
@@ -390,6 +429,27 @@ class _Builder:
         if self.context.filter:
             found = parse_filter(found, self.context.filter, self.context.default_index, self.context.names)
         return q.Constant(False) if found is None else found
+
+
+def _shown(node: Ast) -> str:
+    return str(node.children[0] if node.children else node.data)
+
+
+def _is_empty(node: q.Node) -> bool:
+    if isinstance(node, q.Constant):
+        return not node.value
+    return (isinstance(node, q.Word) and not node.text) or (isinstance(node, q.Phrase) and not node.words)
+
+
+def _check_kinds(annotations: Ast) -> None:
+    """Raises ``QueryError`` for an annotation whose value is of another kind than Vespa reads."""
+    for pair in (child for child in annotations.children if isinstance(child, Tree) and child.data == "pair"):
+        name = str(pair.children[0]).strip("'\"")
+        expected = next((kind for kind, names in _ANNOTATIONS.items() if name in names), None)
+        value: Any = pair.children[1]
+        kind = {"minus_number": "number", "name": "string"}.get(value.data, value.data)
+        if expected and kind not in ("parameter", expected):
+            raise QueryError(f"the annotation '{name}' has another type than expected: a {expected}, not a {kind}")
 
 
 def _is_integer(text: str) -> bool:

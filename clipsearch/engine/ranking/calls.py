@@ -44,7 +44,7 @@ def build_call(name: str, arguments: tuple[Node, ...]) -> Node:
     """
     if name == "if":
         _expect(name, arguments, 3, 4)
-        return If(*arguments[:3])
+        return If(*arguments[:4])
     if name in AGGREGATORS and not (name in BINARY and len(arguments) == 2):
         if name in BINARY:
             raise ExpressionError(f"{name}() takes two arguments; to aggregate write reduce(t, {name})")

@@ -219,7 +219,8 @@ def _if(compiler: Compiler, node: If) -> Compiled:
     condition = compiler.scalar(node.condition, "the condition of if()")
     yes, no = compiler.compile(node.yes), compiler.compile(node.no)
     if yes.type != no.type:
-        raise ExpressionError(f"'{node}': both results must have one type, but got {yes.type} and {no.type}")
+        both = f"{yes.type} and {no.type}"
+        raise ExpressionError(f"'{node}': both results must have one type, {both} is not supported by the local engine")
     if not yes.type.dimensions:
         return Compiled(SCALAR, lambda env: np.where(np.not_equal(condition.run(env), 0), yes.run(env), no.run(env)))
     return Compiled(yes.type, lambda env: _choose(condition.run(env), yes, no, env))
@@ -248,7 +249,8 @@ def _slice(compiler: Compiler, node: Slice) -> Compiled:
         at[dimension] = label if isinstance(label, str) else compiler.scalar(label, "a label")
         size = next(d.size for d in operand.type.dimensions if d.name == dimension)
         if size is not None and isinstance(label, str) and not (label.isdigit() and int(label) < size):
-            raise ExpressionError(f"'{node}': {label} is not a position in dimension '{dimension}' of {operand.type}")
+            message = f"'{node}': {label} is not a position in dimension '{dimension}' of {operand.type}"
+            raise ExpressionError(f"{message}: not supported by the local engine")
     result = types.slice_type(operand.type, at)
 
     def run(env: Environment) -> Value:

@@ -16,7 +16,7 @@ class Number:
     text: str
 
     def __str__(self) -> str:
-        return self.text if self.text.isdigit() else java_double(self.value)
+        return str(int(self.text)) if self.text.isdigit() else java_double(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class Boolean:
         return "true" if self.value else "false"
 
 
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f"}
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A quoted string; only comparable for equality."""
@@ -36,7 +39,7 @@ class Text:
     value: str
 
     def __str__(self) -> str:
-        return '"' + self.value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return '"' + "".join(_ESCAPES.get(c, c if ord(c) > 31 else f"\\x{ord(c):02x}") for c in self.value) + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +111,16 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class If:
-    """``if (condition, yes, no)``."""
+    """``if (condition, yes, no)``; the ``probability`` of yes, which may be written behind, changes no result."""
 
     condition: Node
     yes: Node
     no: Node
+    probability: Node | None = None
 
     def __str__(self) -> str:
-        return f"if ({self.condition}, {self.yes}, {self.no})"
+        behind = "" if self.probability is None else f", {self.probability}"
+        return f"if ({self.condition}, {self.yes}, {self.no}{behind})"
 
 
 @dataclass(frozen=True, slots=True)

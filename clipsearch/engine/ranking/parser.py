@@ -32,7 +32,7 @@ from clipsearch.engine.ranking.nodes import (
     Tuple,
     Unary,
 )
-from clipsearch.engine.tensors.types import parse_type
+from clipsearch.engine.tensors.types import as_written, parse_type
 from clipsearch.errors import ExpressionError
 
 CPP = {"||": 1, "&&": 2, "in": 10, "^": 103}
@@ -93,6 +93,9 @@ def _describe(error: UnexpectedInput) -> str:
     return f"unexpected '{found}' at line {error.line}, column {error.column}"
 
 
+_ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+
+
 class _Builder(Transformer[Any, Any]):
     """Lark's tree to nodes; each method gets the children of the rule of its name."""
 
@@ -141,7 +144,10 @@ class _Builder(Transformer[Any, Any]):
         return Unary("!", items[1])
 
     def number(self, items: list[Any]) -> Node:
-        return Number(float(items[0]), str(items[0]))
+        text = str(items[0])
+        if text.isdigit() and (len(text) > 19 or int(text) >= 1 << 63):
+            raise ExpressionError(f"'{text[:40]}' is no 64-bit integer: write it with a point, as {text[:5]}...0")
+        return Number(float(text), text)
 
     def string(self, items: list[Any]) -> Node:
         return Text(_unquote(items[0]))
@@ -178,8 +184,14 @@ class _Builder(Transformer[Any, Any]):
         return Generate(parse_type(str(items[0])), items[1])
 
     def literal(self, items: list[Any]) -> Node:
-        type = parse_type(str(items[0]))
-        return Cells(type, literal_cells(type, items[1]))
+        type, written = parse_type(str(items[0])), as_written(str(items[0]))
+        cells = literal_cells(written, items[1])
+        if written != type:  # a literal's arrays are in the order in which its dimensions are written
+            order = [written.dimensions.index(dimension) for dimension in type.dimensions]
+            cells = tuple((tuple(address[at] for at in order), value) for address, value in cells)
+            if not type.mapped:
+                cells = tuple(sorted(cells, key=lambda cell: [int(index) for index in cell[0]]))
+        return Cells(type, cells)
 
     def array(self, items: list[Any]) -> list[Any]:
         return [item for item in items if item is not None]
@@ -206,7 +218,8 @@ class _Builder(Transformer[Any, Any]):
         return Slice(items[0], tuple(items[1:]))
 
     def index(self, items: list[Any]) -> Node:
-        label = items[1].text if isinstance(items[1], Number) else items[1]
+        whole = isinstance(items[1], Number) and items[1].text.isdigit()  # f[1.7] is f[1], found when it is evaluated
+        label = items[1].text if whole else items[1]
         return Slice(items[0], (("", label),), brackets=True)
 
     def named_entry(self, items: list[Any]) -> Any:
@@ -226,4 +239,9 @@ class _Builder(Transformer[Any, Any]):
 
 
 def _unquote(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return re.sub(r"\\(x[0-9a-fA-F]{2}|.)", _unescape, text[1:-1], flags=re.DOTALL)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    escape = match[1]
+    return chr(int(escape[1:], 16)) if len(escape) == 3 else _ESCAPES.get(escape, escape)

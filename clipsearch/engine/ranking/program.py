@@ -122,6 +122,8 @@ class _Chunk:
 
 
 def _numbers(value: Any, n: int) -> Scores:
+    if isinstance(value, np.ndarray) and value.dtype == np.float64 and value.shape == (n,):
+        return value
     return np.array(np.broadcast_to(np.asarray(value, np.float64), (n,)))
 
 

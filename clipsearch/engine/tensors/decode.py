@@ -15,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from clipsearch.engine.tensors.text import parse_number, parse_structure
-from clipsearch.engine.tensors.types import TensorType, parse_type
+from clipsearch.engine.tensors.types import TensorType, as_written, parse_type
 from clipsearch.engine.tensors.value import DTYPES, Labels, Tensor, as_int8, truncate_bfloat16
 from clipsearch.errors import ExpressionError
 
@@ -37,7 +37,7 @@ def parse_literal(text: str, type: TensorType | None = None) -> Tensor:
         declared = parse_type(match[1])
         if type is not None and type != declared:
             raise ExpressionError(f"'{_shorten(text)}' is a {declared}, but a {type} is expected")
-        return _decode_text(match[2].strip(), declared)
+        return _in_name_order(_decode_text(match[2].strip(), as_written(match[1])), declared)
     if type is None:
         raise ExpressionError(f"'{_shorten(text)}': expected a type in front, e.g. tensor<float>(x[3]):[1,2,3]")
     return _decode_text(text.strip(), type)
@@ -89,6 +89,18 @@ def _plain_json(text: str) -> Any:
         return parse_structure(text)
 
 
+def _in_name_order(tensor: Tensor, type: TensorType) -> Tensor:
+    """``tensor``, whose dimensions are in the order in which they were written, as one of ``type``."""
+    written = tensor.type
+    if written == type:
+        return tensor
+    axes = [written.indexed.index(dimension) for dimension in type.indexed]
+    order = [written.mapped.index(dimension) for dimension in type.mapped]
+    first = 1 if written.mapped else 0
+    cells = np.ascontiguousarray(np.transpose(tensor.cells, [*range(first), *(axis + first for axis in axes)]))
+    return Tensor(type, cells, tuple(tuple(labels[at] for at in order) for labels in tensor.labels))
+
+
 def _decode_text(text: str, type: TensorType) -> Tensor:
     try:
         return _Decoder(type, strict=False, truncate=True).decode(parse_structure(text))
@@ -111,6 +123,8 @@ def feed_reader(type: TensorType) -> Callable[[Any], Tensor]:
 
 def decode_json(value: Any, type: TensorType) -> Tensor:
     """Tensor JSON as Vespa's container decodes it: the feed's forms, but missing cells of a dense block are 0."""
+    if isinstance(value, list) and not type.mapped and not _first_leaf_is_object(value):
+        value = {"values": value}
     return _Decoder(type, strict=False, truncate=True).decode(value)
 
 
@@ -131,20 +145,27 @@ class _Decoder:
         if isinstance(value, list) and _first_leaf_is_object(value):
             return self._from_cells(value)
         if not self.mapped:
-            return Tensor(self.type, self._block(value if isinstance(value, (list, str)) else [value]))
+            return Tensor(self.type, self._block(value))
+        if value == []:
+            return self._assemble({})
         if isinstance(value, list) and not self.strict and len(self.mapped) == 1:
             return self._labelled({str(i): item for i, item in enumerate(value)})
         raise ExpressionError(f"Expected an object or an array of cells for {self.type}")
 
     def _decode_object(self, value: dict[str, Any]) -> Tensor:
         if len(value) == 1 and not self.mapped and "values" in value and value["values"] is not None:
-            return Tensor(self.type, self._block(value["values"]))
+            return Tensor(self.type, self._values(value["values"]))
         cells, values, blocks = value.get("cells"), value.get("values"), value.get("blocks")
         if isinstance(cells, dict) or (isinstance(cells, list) and not (cells and _is_number(cells[0]))):
             return self._labelled(cells, cells=True) if isinstance(cells, dict) else self._from_cells(cells)
         if values is not None and not self.mapped:
-            return Tensor(self.type, self._block(values))
+            return Tensor(self.type, self._values(values))
         if isinstance(blocks, dict) or (isinstance(blocks, list) and blocks and isinstance(blocks[0], dict)):
+            if not self.mapped or not self.shape:
+                raise ExpressionError("The 'blocks' field can only be used with mixed tensors: use 'cells' or 'values'")
+            each = blocks.values() if isinstance(blocks, dict) else blocks
+            if any((block.get("values") if isinstance(block, dict) else block) in ([], "") for block in each):
+                raise ExpressionError("The block value array does not contain any values")
             return self._labelled(blocks) if isinstance(blocks, dict) else self._from_blocks(blocks)
         direct = {k: v for k, v in value.items() if not (k == "type" and isinstance(v, str))}
         if not direct and not (self.strict and not self.mapped):
@@ -218,6 +239,8 @@ class _Decoder:
             if self.shape:
                 raise ExpressionError(f"Expected an array of {self.size} values, but got {value!r}")
             return self._cast(np.asarray(_number(value), np.float64))
+        if self.mapped and not self.shape:
+            raise ExpressionError(f"Expected a number but got {value!r}")
         flat = _plain_numbers(value)
         if flat is None:
             flat = np.asarray(self._flatten(value), np.float64)
@@ -226,6 +249,14 @@ class _Decoder:
         if flat.size < self.size:
             flat = np.pad(flat, (0, self.size - flat.size))
         return self._cast(flat.reshape(self.shape))
+
+    def _values(self, value: Any) -> NDArray[Any]:
+        """The ``values`` of JSON: nested arrays are read in order, whatever their lengths."""
+        if value in ([], ""):
+            raise ExpressionError(f"Expected {self.size} values, but got 0: 'values' does not contain any values")
+        if not self.strict and isinstance(value, list) and not _first_leaf_is_object(value):
+            value = [leaf for row, _ in _rows(value) for leaf in row]
+        return self._block(value)
 
     def _flatten(self, value: list[Any]) -> list[float]:
         """Leaves in order; leniently, a short row of the last dimension is filled with zeros as Vespa fills it."""

@@ -12,15 +12,16 @@ from typing import Any
 from clipsearch.errors import ExpressionError
 
 _TOKEN = re.compile(r"""\s*(?:([\[\]{}:,])|"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\[\]{}:,\s"']+)|(\S))""")
-_NUMBER = re.compile(r"[+-]?(?:NaN|Infinity|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+_NUMBER = re.compile(r"([+-]?(?:NaN|Infinity|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?=[fFdD]?$)))[fFdD]?")
 _MAX_DEPTH = 32
 
 
 def parse_number(text: str) -> float:
-    """``text`` as Java reads a float: digits, NaN or Infinity. Raises ``ExpressionError``."""
-    if not _NUMBER.fullmatch(text):
+    """``text`` as Java reads a float: digits (``1f`` and ``1d`` too), NaN or Infinity. Raises ``ExpressionError``."""
+    found = _NUMBER.fullmatch(text)
+    if found is None:
         raise ExpressionError(f"'{text}' is not a valid float")
-    return float(text)
+    return float(found[1])
 
 
 def parse_structure(text: str) -> Any:

@@ -64,6 +64,15 @@ SCALAR = TensorType()
 
 def parse_type(text: str) -> TensorType:
     """``text`` as a type. Raises ``ExpressionError`` that quotes what is wrong."""
+    written = as_written(text)
+    return TensorType(tuple(sorted(written.dimensions, key=lambda d: d.name)), written.cell)
+
+
+def as_written(text: str) -> TensorType:
+    """``text`` as a type whose dimensions stay in the order in which they are written, as a literal's arrays are.
+
+    Raises ``ExpressionError`` that quotes what is wrong.
+    """
     if text.strip() == "double":
         return SCALAR
     match = _TYPE.fullmatch(text)
@@ -78,7 +87,6 @@ def parse_type(text: str) -> TensorType:
         if found is None or found[3] == "0":
             raise ExpressionError(f"'{text}': '{part.strip()}' is not a dimension: expected e.g. x[512] or patch{{}}")
         dimensions.append(Dimension(found[1], int(found[3]) if found[3] else None))
-    dimensions.sort(key=lambda d: d.name)
     if len({d.name for d in dimensions}) != len(dimensions):
         raise ExpressionError(f"'{text}': a dimension is named twice")
     return TensorType(tuple(dimensions), cell)
