@@ -50,6 +50,15 @@ def test_a_damaged_or_forbidden_cache_is_no_hindrance(grammar: Path, monkeypatch
     assert str(lalr(grammar).parse("a").data) == "start"
 
 
+def test_a_user_without_a_home_gets_a_parser(grammar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", none)
+    assert str(lalr(grammar).parse("a").data) == "start"
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no modes here")
 @pytest.mark.parametrize("which", ["file", "folder"])
 def test_tables_that_another_user_may_have_written_are_not_loaded(

@@ -291,6 +291,17 @@ def test_vectors_that_are_no_numbers_or_zero_do_not_stop_the_others_from_being_f
     assert tested.nearest(5000, allowed, 10, Scorer("angular", np.full(64, np.nan, np.float32))) is None
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("cell", [0.0, 1e-42, 3e38])
+def test_a_query_that_codes_cannot_tell_vectors_by_is_measured(
+    coded: dict[str, TensorColumn], metric: str, cell: float
+) -> None:
+    query = cast(np.full(64, cell, np.float32), parse_type(DENSE).cell)
+    found = coded[metric].nearest(SIZE, np.ones(SIZE, np.bool_), 10, Scorer(metric, query))
+    assert found is None or len(found[0]) >= 10  # None: every row is measured
+
+
 def test_searches_beside_a_writer_see_their_snapshot() -> None:
     random = np.random.default_rng(11)
     cells = clustered(random, 6000)

@@ -136,6 +136,7 @@ def test_a_gzip_body_of_several_members_is_unpacked_whole() -> None:
     bomb = gzip.compress(b"x" * 600) * 2
     assert ask("POST", "/x", body=bomb, headers={"content-encoding": "gzip"})[0] == 413
     assert ask("POST", "/x", body=members + b"junk", headers={"content-encoding": "gzip"})[0] == 400
+    assert ask("POST", "/x", body=gzip.compress(b"") * 50_000, headers={"content-encoding": "gzip"})[0] == 413
 
 
 def test_a_body_shorter_than_announced_is_refused_and_one_that_is_complete_is_not_waited_for() -> None:

@@ -417,6 +417,32 @@ def test_a_disk_error_fails_the_batch_with_what_to_do_and_the_next_one_works(
         assert state.store.exclusive(lambda: state.store.changed_since(position)) == {"music": [1]}
 
 
+def test_a_disk_error_after_the_folder_is_gone_does_not_end_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> Any:
+        raise FileNotFoundError(path)
+
+    with opened(tmp_path) as state:
+        real = state.store._db
+        state.store._db = FailingDisk(real, "COMMIT", sqlite3.OperationalError("disk I/O error"))  # type: ignore[assignment]
+        monkeypatch.setattr("clipsearch.engine.documents.store.shutil.disk_usage", gone)
+        assert isinstance(state.store.submit(put(1, year=1)).exception(10), StoreError)
+        state.store.submit(put(2, year=2)).result(10)
+
+
+def test_an_index_of_before_a_deploy_that_dropped_values_is_of_no_use(tmp_path: Path) -> None:
+    """Its field may have its type again by the time that the index is looked at."""
+    with opened(tmp_path) as state:
+        state.store.submit(put(1, year=1)).result(10)
+        position = state.store.position
+        redeploy(state, music(more=STRING))
+        assert state.store.exclusive(lambda: state.store.changed_since(position)) == {"music": []}
+        redeploy(state, with_override(music(year=FieldType("long")), "field-type-change"))
+        redeploy(state, with_override(music(), "field-type-change"))
+        assert state.store.exclusive(lambda: state.store.changed_since(position)) is None
+
+
 def test_a_read_that_the_disk_fails_says_what_to_do(tmp_path: Path) -> None:
     with opened(tmp_path) as state:
         state.store.submit(put(1, year=1)).result(10)

@@ -165,7 +165,10 @@ class _Loaded:
 
     def evaluate(self, text: str) -> Vector:
         """The pooled output for one text, as long as the model's last dimension."""
-        encoding = self.tokenizer.encode(text)
+        try:
+            encoding = self.tokenizer.encode(text)
+        except Exception as error:  # tokenizers' errors are of no class of their own either
+            raise ExpressionError(f"embedder '{self.config.id}': the tokenizer fails: {_first_line(error)}") from error
         rows = (encoding.ids, encoding.attention_mask, encoding.type_ids)
         if not encoding.ids:
             raise ExpressionError(f"embedder '{self.config.id}': the tokenizer gives no token for '{text[:60]}'")

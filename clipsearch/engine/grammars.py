@@ -23,13 +23,13 @@ def lalr(path: Path, start: Sequence[str] = ("start",), maybe_placeholders: bool
     """The LALR parser of the grammar file ``path``, which imports no other file."""
     grammar = path.read_text(encoding="utf-8")
     key = repr((grammar, tuple(start), maybe_placeholders, lark.__version__, sys.version))
-    kept = _folder() / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.lark"
-    with contextlib.suppress(Exception), kept.open("rb") as file:  # missing, cut short: it is made again
-        if _ours(kept.parent.stat()) and _ours(os.fstat(file.fileno())):
+    name = f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.lark"
+    with contextlib.suppress(Exception), (_folder() / name).open("rb") as file:  # missing, cut short: it is made again
+        if _ours(_folder().stat()) and _ours(os.fstat(file.fileno())):
             return Lark.load(file)
     parser = Lark(grammar, parser="lalr", start=list(start), maybe_placeholders=maybe_placeholders)
-    with contextlib.suppress(OSError):
-        _keep(parser, kept)
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
+        _keep(parser, _folder() / name)
     return parser
 
 

@@ -27,7 +27,8 @@ class Pattern:
         self.text = text
         self._unbounded, self._choices = _work(text)
         try:
-            self._compiled = re.compile(text, re.IGNORECASE if ignore_case else 0)
+            classes = re.ASCII if text.isascii() else 0  # RE2's \d, \w, \s and \b know ASCII only
+            self._compiled = re.compile(text, (re.IGNORECASE if ignore_case else 0) | classes)
         except (re.error, OverflowError, RecursionError) as error:
             raise ExpressionError(f"'{text}' is not a regular expression: {error}") from error
 
@@ -55,6 +56,8 @@ def _work(text: str) -> tuple[int, int]:
         bounds = _BOUNDS.fullmatch(token)
         repeats = token[0] in "*+" or bounds is not None
         again = before == ")" or before[:1] in ("*", "+", "?") or _BOUNDS.fullmatch(before) is not None
+        if token[0] == "[" and re.search(r"\[:\^?\w+:\]?", token):
+            raise ExpressionError(f"'{text}': classes such as [[:alpha:]] are not supported by the local engine")
         if (repeats and again) or (token[0] == "?" and before == "(") or re.fullmatch(r"\\[1-9]", token):
             raise ExpressionError(
                 f"'{text}': repetitions of a group or of a repetition, look-around and back references in regular "

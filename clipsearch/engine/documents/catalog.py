@@ -77,21 +77,27 @@ class Catalog:
                 changed.append((field, old, new))
         return changed
 
-    def save(self, package: ApplicationPackage) -> None:
-        """Writes ``package`` and its tables inside the caller's transaction; ``use`` follows once it is committed."""
+    def save(self, package: ApplicationPackage) -> bool:
+        """Writes ``package`` and its tables inside the caller's transaction; ``use`` follows once it is committed.
+
+        Returns whether values of documents were dropped.
+        """
         db = self._db
         generation = package.generation or self.generation + 1
         db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES ('generation', ?)", (str(generation),))
         db.execute("DELETE FROM application")
         db.executemany("INSERT INTO application(path, content) VALUES (?, ?)", package.files.items())
+        dropped = False
         for name, number in self._schemas.items():
             if name not in package.schemas:
                 self._drop_schema(number)
+                dropped = True
         for schema in package.schemas.values():
             db.execute("INSERT OR IGNORE INTO schemas(name) VALUES (?)", (schema.name,))
             (number,) = db.execute("SELECT number FROM schemas WHERE name = ?", (schema.name,)).fetchone()
-            self._drop_changed(number, schema)
+            dropped |= self._drop_changed(number, schema)
             self._create(number, schema)
+        return dropped
 
     def use(self, package: ApplicationPackage) -> None:
         """Makes ``tables`` those of ``package``, which must be what the file holds."""
@@ -115,8 +121,8 @@ class Catalog:
         )
         self._tables_of(number, schema).create(self._db)
 
-    def _drop_changed(self, number: int, schema: Schema) -> None:
-        """Forgets the values of fields whose type changed, and hides those of fields that are gone."""
+    def _drop_changed(self, number: int, schema: Schema) -> bool:
+        """Forgets the values of fields whose type changed (and returns whether any did), hides those of gone ones."""
         changed = self._changed(number, schema)
         gone = [(REMOVED + old, number, field) for field, old, new in changed if not new]
         self._db.executemany(
@@ -124,13 +130,14 @@ class Catalog:
         )
         retyped = {field: old.removeprefix(REMOVED) for field, old, new in changed if new}
         if not retyped:
-            return
+            return False
         blobs = [self._types[number][field][0] for field, old in retyped.items() if old.startswith(BIG)]
         columns = dict.fromkeys(schema.fields, 0)  # only its table of small fields is asked
         SchemaTables(number, schema, columns).drop_fields(self._db, retyped, blobs)
         self._db.executemany(
             "DELETE FROM columns WHERE schema = ? AND field = ?", [(number, field) for field in retyped]
         )
+        return True
 
     def _drop_schema(self, number: int) -> None:
         for column, _ in self._columns(number).values():

@@ -14,6 +14,8 @@ import numpy as np
 
 from clipsearch.engine.index.cache import Position
 
+DROPPED = (-1,)  # logged for schema 0: a deploy dropped values of documents, which it does not list
+
 
 class ChangeLog:
     """The table ``changes``; written on the writer's thread only."""
@@ -56,5 +58,7 @@ class ChangeLog:
         found: dict[int, dict[int, None]] = {}
         rows = db.execute("SELECT schema, lids FROM changes WHERE number > ? ORDER BY number", (position.number,))
         for schema, data in rows:
+            if not schema and data:
+                return None
             found.setdefault(schema, {}).update(dict.fromkeys(np.frombuffer(data, "<i8").tolist()))
         return {schema: list(lids) for schema, lids in found.items()}

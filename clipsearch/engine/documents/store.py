@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 from clipsearch.engine.documents.batch import Writes
 from clipsearch.engine.documents.catalog import Catalog
-from clipsearch.engine.documents.changes import ChangeLog
+from clipsearch.engine.documents.changes import DROPPED, ChangeLog
 from clipsearch.engine.documents.ids import DocumentId
 from clipsearch.engine.documents.lock import FolderLock
 from clipsearch.engine.documents.operations import Operation, Remove
@@ -151,8 +151,8 @@ class DocumentStore:
         with self._layout:
             try:
                 with self._transaction():
-                    self.catalog.save(package)
-                    self._log.add(self._db, 0, ())
+                    dropped = self.catalog.save(package)
+                    self._log.add(self._db, 0, DROPPED if dropped else ())
             except BaseException as error:
                 self._log.rolled_back()
                 if isinstance(error, (sqlite3.Error, OSError)):
@@ -447,7 +447,10 @@ def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:
 
 def _disk_error(error: Exception, path: Path) -> EngineError:
     full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or "full" in str(error).lower()
-    if full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or not shutil.disk_usage(path.parent).free:
+    full = full or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+    with contextlib.suppress(OSError):  # the folder is gone, or its disk is
+        full = full or not shutil.disk_usage(path.parent).free
+    if full:
         return DocumentError(f"no space left for {path}: free some, then feed again", status=507)
     return StoreError(f"writing to {path} failed: {error}. {_what_to_do(error)}")
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 MAX_BODY = 64 << 20
+MAX_MEMBERS = 100
 MAX_HELD = 256 << 20
 PATIENCE = 60.0  # seconds to wait for the next part of a body
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -116,7 +117,8 @@ async def _next(receive: Receive) -> MutableMapping[str, Any]:
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """``body`` without its Content-Encoding; gzip of several members, one after the other, is read whole.
 
-    Raises ``BodyError``: 400 damaged or cut short, 413 more than ``limit`` bytes, 415 another encoding than gzip.
+    Raises ``BodyError``: 400 damaged or cut short, 413 more than ``limit`` bytes or too many members, 415 another
+    encoding than gzip.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
@@ -140,5 +142,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
         if not body and not members:
             return plain
         members.append(plain)
+        if len(members) == MAX_MEMBERS and body:  # each costs a copy of the rest: millions would hold up the server
+            raise BodyError(413, f"the gzip body has more than {MAX_MEMBERS} members")
         if not body:
             return b"".join(members)

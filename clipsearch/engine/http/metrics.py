@@ -94,7 +94,7 @@ class Metrics:
             now = self._clock()
             over = now - self._since >= PERIOD
             if self._snapshot is None or over:
-                values = {name: s.values(now - self._since, over) for name, s in self._series.items()}
+                values = {name: s.values(now - self._since, over) for name, s in list(self._series.items())}
                 current = (self._since, now, values)
                 if not over:
                     return current

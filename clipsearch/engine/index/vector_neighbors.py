@@ -141,13 +141,19 @@ class NeighborIndex:
         if codes is None or size - codes.size > size // 4 or not np.isfinite(scorer.query).all():
             return None
         coded = min(codes.size, size)
-        query = codes.codebook.query(scorer.query)
+        with np.errstate(all="ignore"):
+            query = codes.codebook.query(scorer.query)
+        if not np.isfinite(query.vector).all() or not np.isfinite(query.offset):
+            return None  # too large for float32, or (angular) of no direction
         depth = self._depths.get(wanted.bit_length(), 8.0 * max(wanted, 50))
         fetched = int(depth / max(share, 1e-9)) + 1
         if fetched * DEEPEST > coded:
             return None
         first = Ahead(lambda: codes.search(query, fetched), ahead=ahead)
-        margin = _SPREADS * codes.codebook.spread(query)
+        with np.errstate(all="ignore"):
+            margin = _SPREADS * codes.codebook.spread(query)
+        if not np.isfinite(margin):
+            return None
 
         def finish() -> tuple[Rows, Numbers] | None:
             late = np.flatnonzero(passes(np.arange(coded, size))) + coded if coded < size else np.empty(0, np.int64)
@@ -155,6 +161,8 @@ class NeighborIndex:
             deep, more = depth, fetched
             for attempt in range(4):
                 rows, estimates = codes.search(query, more) if attempt else first.result()
+                if not len(rows):  # a query (nearly) zero: the codes tell no vector from another
+                    return None
                 horizon = estimates[-1]
                 if share < 1 or size < codes.size:
                     kept = np.flatnonzero((rows < size) & passes(np.minimum(rows, size - 1)))

@@ -61,15 +61,19 @@ PRUNING = True  # a test turns it off
 def execute(task: Task) -> Found:
     """The hits of ``task``. Raises ``QueryError``, also when its time is over."""
     if PRUNING and not task.all_rows and not task.order:
-        pruned = Pruned(Matcher(task.schema, task.snapshot, task.inputs), task.program, task.properties, task.clock)
+        pruned = Pruned(_matcher(task), task.program, task.properties, task.clock)
         ranked = pruned.rank(task.root, task.wanted if task.hits else 0, task.rerank_counts)
         if ranked is not None:
             return Found(task.schema, task.program, pruned.matcher, pruned.features, None, ranked)
-    matcher = Matcher(task.schema, task.snapshot, task.inputs)
+    matcher = _matcher(task)
     with task.clock.step("match"):
         rows = matcher.run(task.root)
     features = QueryFeatures(matcher, task.properties)
     return Found(task.schema, task.program, matcher, features, rows, _ranked(task, features, rows))
+
+
+def _matcher(task: Task) -> Matcher:
+    return Matcher(task.schema, task.snapshot, task.inputs, task.root, task.clock.check)
 
 
 def _ranked(task: Task, features: QueryFeatures, rows: NDArray[np.int64]) -> Ranked:
@@ -77,10 +81,12 @@ def _ranked(task: Task, features: QueryFeatures, rows: NDArray[np.int64]) -> Ran
     if task.order:
         with task.clock.step("sort"):
             return sort(features, task.program, rows, task.wanted, task.order)
-    if task.hits == 0 and profile.global_phase is None and not _drops(profile):
+    reranked = task.all_rows and profile.second_phase is not None and profile.global_phase is None
+    wanted = max(task.wanted, len(rows)) if reranked else task.wanted  # groups rank by what the second phase gave
+    if task.hits == 0 and not reranked and profile.global_phase is None and not _drops(profile):
         nothing = np.empty(0)
         return Ranked(np.empty(0, np.int64), nothing, nothing, len(rows))
-    return rank(features, task.program, rows, task.wanted, task.rerank_counts, task.clock)
+    return rank(features, task.program, rows, wanted, task.rerank_counts, task.clock)
 
 
 def _drops(profile: RankProfile) -> bool:

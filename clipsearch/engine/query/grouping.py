@@ -7,6 +7,7 @@ filters but ``regex`` and a few functions are refused by name. Source: Vespa's r
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ def _clause(made: Operation, part: Tree[Any], names: dict[str, Expression]) -> N
     if kind == "group":
         made.group = _expression(content, names)
     elif kind == "maximum":
-        made.maximum = -1 if str(content) == "inf" else int(float(str(content).rstrip("lLfFdD")))
+        made.maximum = -1 if str(content) == "inf" else _whole(str(content))
     elif kind == "order":
         made.order += [_ordering(argument, names) for argument in content.children]
     elif kind == "output":
@@ -150,6 +151,19 @@ def _clause(made: Operation, part: Tree[Any], names: dict[str, Expression]) -> N
         made.where = str(content)
     elif kind == "filter":
         made.filter = _filter(_expression(content, names))
+
+
+def _number(text: str) -> int | float:
+    """A number as written. Raises ``QueryError`` for one that its 64 bits do not hold."""
+    digits = text.rstrip("lLfFdD")
+    number = int(digits) if digits.isdigit() and len(digits) < 20 else float(digits)
+    if abs(number) >= 2**63 if digits.isdigit() else math.isinf(number):
+        raise QueryError(f"grouping: '{text}' is not a number of 64 bits")
+    return number
+
+
+def _whole(text: str) -> int:
+    return int(_number(text))
 
 
 def _filter(made: Expression) -> Expression:
@@ -212,8 +226,7 @@ def _value(tree: Tree[Any], names: dict[str, Expression]) -> Expression:
     if kind == "inner":
         return _expression(children[0], names)
     if kind == "number":
-        text = str(children[0]).rstrip("lLfFdD")
-        return Expression("constant", value=int(text) if text.isdigit() else float(text))
+        return Expression("constant", value=_number(str(children[0])))
     if kind == "string":
         return Expression("constant", value=_text(children[0]))
     if kind == "bucket":
@@ -248,8 +261,7 @@ def _bound(tree: Tree[Any]) -> Expression:
     *minus, token = children
     sign = -1 if minus and minus[0] is not None else 1
     if token.type == "NUMBER":
-        text = str(token).rstrip("lLfFdD")
-        return Expression("constant", value=sign * (int(text) if text.isdigit() else float(text)))
+        return Expression("constant", value=sign * _number(str(token)))
     if token.type == "INFINITE":
         return Expression("constant", value=sign * float("inf"))
     return Expression("constant", value=_text(token))

@@ -183,6 +183,8 @@ class Grouper:
         if expression.kind != "call" or expression.name not in _COMBINED:
             raise QueryError(f"grouping: ordering by '{expression}' is not supported by the local engine")
         values = [self.aggregate(argument, hits) for argument in expression.arguments]
+        if any(isinstance(value, str) for value in values):
+            raise QueryError(f"grouping: '{expression}' takes numbers")
         found = values[0]
         for value in values[1:]:
             found = _COMBINED[expression.name](found, value)
@@ -274,7 +276,7 @@ def _aggregated(name: str, data: NDArray[Any]) -> Any:
     if text and name not in ("min", "max"):
         raise QueryError(f"grouping: {name}() of strings is not supported by the local engine")
     if not len(data):
-        return 0 if data.dtype.kind == "i" and name != "avg" else 0.0
+        return "" if text else 0 if data.dtype.kind == "i" and name != "avg" else 0.0
     if name in ("min", "max"):
         return (min if name == "min" else max)(data.tolist())
     if name == "sum":
@@ -304,7 +306,7 @@ _COMBINED: dict[str, Callable[[Any, Any], Any]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": _divided,
-    "mod": lambda a, b: math.fmod(a, b) if b else 0,
+    "mod": lambda a, b: math.fmod(a, b) if b and math.isfinite(a) else math.nan if b else 0,
     "neg": lambda a, b: a,
     "min": min,
     "max": max,

@@ -241,7 +241,7 @@ def _fixed_width(name: str, given: list[Values]) -> Values:
     values, width = _numeric(name, given)
     size = width.data[0].item() if len(width.data) else 1
     whole = values.kind != "double"
-    size = int(size) if whole else float(size)
+    size = int(min(size, HIGHEST)) if whole else float(size)
     if size <= 0:
         raise QueryError("grouping: the width of fixedwidth() must be positive")
     low = np.floor_divide(values.data, size).tolist()

@@ -43,8 +43,9 @@ def _parse(text: str) -> float:
 class TextLookup:
     """Looks terms up in the text indexes of one snapshot; only live rows are returned."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: Snapshot, check: Callable[[], None] | None = None) -> None:
+        """``check``: raises when the query's time is over."""
+        self.snapshot, self.check = snapshot, check
 
     def term(self, node: q.Term, field: Field) -> Occurrences:
         """Where ``node`` occurs in ``field``."""
@@ -127,18 +128,23 @@ class TextLookup:
         index = self.snapshot.generation.texts[field.name]
         tokens, owner = index.token_rows(rows)
         numbers = [index.number(word) for word in words]
-        kept = [
-            row
-            for i, row in enumerate(rows)
-            if _is_near(tokens[owner == i].tolist(), numbers, node.distance, node.ordered)
-        ]
+        ends = owner.searchsorted(np.arange(len(rows)), "right").tolist()
+        kept, start = [], 0
+        for place, end in enumerate(ends):
+            if self.check is not None and place % 64 == 0:
+                self.check()
+            if _is_near(tokens[start:end].tolist(), numbers, node.distance, node.ordered):
+                kept.append(rows[place])
+            start = end
         return np.array(kept, np.int64)
 
 
 def _is_near(tokens: list[int], words: list[int], distance: int, ordered: bool) -> bool:
     """Whether ``words`` occur within a window of ``distance`` + 1 positions of one element."""
     window = distance + 1
-    for start in range(len(tokens)):
+    for start, first in enumerate(tokens):
+        if first not in words:  # a window that has them all still has them when it begins at the first of them
+            continue
         part = tokens[start : start + window]
         if ELEMENT_GAP in part:
             part = part[: part.index(ELEMENT_GAP)]

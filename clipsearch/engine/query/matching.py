@@ -8,7 +8,7 @@ search does: operands of an ``and`` filter it, its siblings in an ``or`` do not.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +55,25 @@ class TermMatch:
 
 
 class Matcher:
-    """Evaluates one query tree over one snapshot. ``inputs``: query tensors by name."""
+    """Evaluates one query tree over one snapshot. ``inputs``: query tensors by name.
+
+    ``root``: the whole query, by which terms are numbered; ``check``: raises when the time is over.
+    """
 
     def __init__(
-        self, schema: Schema, snapshot: Snapshot, inputs: Mapping[str, Tensor], root: q.Node | None = None
+        self,
+        schema: Schema,
+        snapshot: Snapshot,
+        inputs: Mapping[str, Tensor],
+        root: q.Node | None = None,
+        check: Callable[[], None] | None = None,
     ) -> None:
-        self.schema, self.snapshot, self.inputs, self.root = schema, snapshot, inputs, root
+        self.schema, self.snapshot, self.inputs, self.root, self.check = schema, snapshot, inputs, root, check
         self.size = snapshot.size
         self.terms: list[TermMatch] = []
         self.neighbors: list[Neighbors] = []
         self.scored: list[Scored] = []
-        self.lookup = TextLookup(snapshot)
+        self.lookup = TextLookup(snapshot, check)
 
     def run(self, root: q.Node) -> NDArray[np.int64]:
         """The matching live rows, ascending."""
@@ -132,9 +140,11 @@ class Matcher:
         return np.ones(self.size, np.bool_) if found is None else found
 
     def _not(self, node: q.Not, allowed: Mask | None) -> Mask:
-        first_negative = len(self.terms)
+        known: tuple[list[Any], ...] = (self.terms, self.neighbors, self.scored)
+        before = [len(items) for items in known]
         kept = ~self._any(node.negatives, None)
-        del self.terms[first_negative:]  # what must not match gives no rank features
+        for items, count in zip(known, before, strict=True):  # what must not match gives no rank features
+            del items[count:]
         if node.positive is None:
             return kept
         return self.match(node.positive, kept if allowed is None else kept & allowed) & kept
@@ -246,7 +256,7 @@ class Matcher:
                 raise QueryError(f"Field '{field.name}' of type {field.type} cannot be searched by a term", code=3)
             raise QueryError(f"Could not create query from YQL: Field '{field.name}' does not exist.")
         if isinstance(column, StringColumn):
-            return column.match(self.size, _codes(node, column))
+            return column.match(self.size, _codes(node, column, self.check))
         return self._number(node, column, field)
 
     def _number(self, node: q.Term, column: NumberColumn | ManyNumbersColumn, field: Field) -> Mask:
@@ -260,8 +270,7 @@ class Matcher:
                 raise QueryError(f"hitLimit on '{field.name}' is not supported by the local engine")
             return column.match(self.size, fold_number_test(node))
         if isinstance(node, q.WeightedTokens):
-            numbers = [float(token) for token in node.tokens if re.fullmatch(r"-?\d+(\.\d+)?", token)]
-            return column.match(self.size, lambda values: np.isin(values, numbers))
+            return column.match(self.size, _number_set(node.tokens))
         text = node.text if isinstance(node, q.Word) else node.raw if isinstance(node, q.Phrase) else None
         if text is None:
             raise QueryError(f"'{node}': the field is not a string", code=3)
@@ -287,12 +296,37 @@ def _has_neighbors(node: q.Node) -> bool:
     return any(isinstance(part, q.NearestNeighbor) for part in node.walk())
 
 
-def _codes(node: q.Term, column: StringColumn) -> list[int]:
+def _number_set(tokens: Iterable[str]) -> Callable[[NDArray[Any]], Mask]:
+    """A test for the numbers that ``tokens`` are; those of integers are not rounded to doubles."""
+    numbers = [token for token in tokens if re.fullmatch(r"-?\d+(\.\d+)?", token)]
+    whole = [int(token.partition(".")[0]) for token in numbers if re.fullmatch(r"-?\d{1,19}(\.0+)?", token)]
+    wanted = np.array([number for number in whole if -(2**63) <= number < 2**63], np.int64)
+    every = [float(token) for token in numbers]
+    return lambda values: np.isin(values, wanted if values.dtype.kind == "i" else every)
+
+
+def _watched(test: Callable[[str], bool], check: Callable[[], None] | None) -> Callable[[str], bool]:
+    """``test``, which takes its time for each of many strings, until ``check`` raises because the query's is over."""
+    if check is None:
+        return test
+    tested = 0
+
+    def watched(held: str) -> bool:
+        nonlocal tested
+        tested += 1
+        if tested % 8 == 0:
+            check()
+        return test(held)
+
+    return watched
+
+
+def _codes(node: q.Term, column: StringColumn, check: Callable[[], None] | None) -> list[int]:
     """The dictionary codes that ``node`` accepts in a string attribute."""
     if isinstance(node, q.Fuzzy):
-        return column.codes_where(fuzzy_test(node, column.key))
+        return column.codes_where(_watched(fuzzy_test(node, column.key), check))
     if isinstance(node, q.Regex):
-        return column.codes_where(compile_pattern(node.pattern, not column.cased).search)
+        return column.codes_where(_watched(compile_pattern(node.pattern, not column.cased).search, check))
     if isinstance(node, (q.In, q.WeightedTokens)):
         values = node.values if isinstance(node, q.In) else list(node.tokens)
         return [code for value in values for code in column.codes(str(value))]

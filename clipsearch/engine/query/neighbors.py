@@ -112,7 +112,7 @@ def begin_neighbors(
     cells = cast(np.asarray(query.cells), column.type.cell).reshape(-1)
     allowed = allowed & column.present(snapshot.size)
     scorer = Scorer(metric, cells)
-    wanted = node.target_hits or max(MIN_TARGET_HITS, node.total_target_hits)
+    wanted = node.target_hits if node.target_hits > 0 else max(MIN_TARGET_HITS, node.total_target_hits)
     approximate = node.approximate and field.hnsw
     search = column.begin_nearest(snapshot.size, allowed, wanted, scorer, ahead=ahead) if approximate else None
 

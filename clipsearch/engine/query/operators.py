@@ -46,6 +46,8 @@ class Scored:
 def weigh(node: q.WeightedTokens, snapshot: Snapshot) -> Scored:
     """The live rows that ``node`` (dotProduct or wand) produces. Raises ``QueryError`` for a field it cannot use."""
     column = snapshot.generation.columns.get(node.field)
+    if node.target_hits < 0:
+        raise QueryError(f"'{node.operator}': targetHits must not be negative, but is {node.target_hits}", code=3)
     if column is None:
         raise QueryError(f"'{node.operator}' needs an attribute: '{node.field}' is none", code=3)
     size = snapshot.size

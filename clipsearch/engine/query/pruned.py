@@ -107,12 +107,13 @@ class Pruned:
                 known.append((feature, _number(batch.value(feature))))
         memo = self.program.rising
         key = (text.name, tuple(known))
-        if key not in memo:
+        found = memo.get(key)  # looked up once: another query may clear it meanwhile
+        if found is None:
             if len(memo) > 1000:
                 memo.clear()
             held = {feature: value for feature, value in known if value is not None}
-            memo[key] = rises(self.program.profile, self.matcher.schema, text.name, held)
-        return memo[key]
+            found = memo[key] = rises(self.program.profile, self.matcher.schema, text.name, held)
+        return found
 
     # ---- the steps
 
