@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,18 @@ from clipsearch.engine.package.model import ApplicationPackage, Field, FieldType
 from clipsearch.engine.tensors import parse_type
 
 STRING = FieldType("string")
+ONE = "/space/music/docid/one"
+FIELDS: dict[str, Any] = {
+    "artist": "Tom Waits",
+    "year": 1985,
+    "plays": 1 << 40,
+    "score": 0.1,
+    "live": False,
+    "tags": ["rain", "dogs"],
+    "genres": {"blues": 3},
+    "cover": base64.b64encode(b"\x00\xff").decode(),
+    "embedding": {"type": "tensor(x[3])", "values": [1.0, 2.0, 3.0]},
+}
 
 
 def field(name: str, kind: FieldType, **options: Any) -> Field:

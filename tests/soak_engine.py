@@ -15,7 +15,9 @@ from typing import Any
 
 import orjson
 import soak_app
-from soak_scenario import PREPARE, zipped
+from soak_scenario import PREPARE
+
+from clipsearch.engine.package import write_zip
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = "import sys; from clipsearch.cli import main; sys.argv = ['clipsearch', *sys.argv[1:]]; main()"
@@ -33,7 +35,7 @@ class Running:
 
     def zipped(self, app: Path) -> bytes:
         """The package in folder ``app`` as a zip archive."""
-        return zipped({str(path.relative_to(app)): path.read_bytes() for path in app.rglob("*") if path.is_file()})
+        return write_zip({str(path.relative_to(app)): path.read_bytes() for path in app.rglob("*") if path.is_file()})
 
     def memory(self) -> int:
         """Resident bytes."""

@@ -9,7 +9,9 @@ from typing import Any
 
 import orjson
 import soak_app
-from soak_scenario import PREPARE, zipped
+from soak_scenario import PREPARE
+
+from clipsearch.engine.package import write_zip
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "PROPFIND")
 VALUES: tuple[Any, ...] = (
@@ -201,7 +203,7 @@ class Fuzzer:
                 lines[at], lines[other] = lines[other], lines[at]
             lines = lines or [""]
         files[name] = "\n".join(lines).encode()
-        packed = zipped(files)
+        packed = write_zip(files)
         if self.random.random() < 0.1:
             packed = packed[: self.random.randrange(len(packed))]
         return Fuzzed("POST", PREPARE, [], {"content-type": "application/zip"}, packed, True)

@@ -7,9 +7,7 @@ may be there: an operation that was acknowledged must be, one that failed or was
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ import clipsearch.engine.engine as engine_room
 import clipsearch.engine.index.index as index_room
 from clipsearch.engine.engine import Engine
 from clipsearch.engine.http.messages import Request, Response
+from clipsearch.engine.package import write_zip
 from clipsearch.errors import EngineError
 
 PREPARE = "/application/v2/tenant/default/prepareandactivate"
@@ -85,7 +84,7 @@ class Life:
         for _ in range(MAX_FAILURES + 1):
             self._tell(event="start", package=2)
             answer = engine.deploy.handle(
-                Request("POST", PREPARE, (), {"content-type": "application/zip"}, zipped(PACKAGES[1]))
+                Request("POST", PREPARE, (), {"content-type": "application/zip"}, write_zip(PACKAGES[1]))
             )
             self._tell(event="end", package=2, ok=answer.status == 200)
             if answer.status == 200:
@@ -205,15 +204,6 @@ def request(operation: Operation) -> Request:
         return Request("POST", path, (), {}, orjson.dumps({"fields": values}))
     assigned = {name: {"assign": value} for name, value in values.items()}
     return Request("PUT", path, (), {}, orjson.dumps({"fields": assigned}))
-
-
-def zipped(files: Mapping[str, bytes]) -> bytes:
-    """``files`` as a zip archive."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return packed.getvalue()
 
 
 def check_folder(data: Path, allowed: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import State, content, opened
+from serving import FIELDS, ONE, State, content, opened
 
 from clipsearch.engine.documents.ids import parse_id
 from clipsearch.engine.documents.requests import parse_path
@@ -17,19 +17,7 @@ from clipsearch.engine.documents.visits import prefers_jsonl
 from clipsearch.engine.http.messages import Request
 from clipsearch.errors import DocumentError
 
-ONE = "/space/music/docid/one"
 TOO_FAR = base64.urlsafe_b64encode(b'["music",99999999999999999999]').decode()
-FIELDS: dict[str, Any] = {
-    "artist": "Tom Waits",
-    "year": 1985,
-    "plays": 1 << 40,
-    "score": 0.1,
-    "live": False,
-    "tags": ["rain", "dogs"],
-    "genres": {"blues": 3},
-    "cover": base64.b64encode(b"\x00\xff").decode(),
-    "embedding": {"type": "tensor(x[3])", "values": [1.0, 2.0, 3.0]},
-}
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import io
 import shutil
 import threading
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +25,7 @@ from clipsearch.engine.http.messages import Request, Response
 from clipsearch.engine.index import Index
 from clipsearch.engine.index.cache import IndexCache
 from clipsearch.engine.indexing import StoppedError
-from clipsearch.engine.package import read_folder
+from clipsearch.engine.package import read_folder, write_zip
 from clipsearch.errors import PackageError, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,17 +59,9 @@ def found(engine: Engine, words: str) -> list[str]:
     return [hit["id"] for hit in body["root"].get("children", [])]
 
 
-def zipped(files: Mapping[str, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return packed.getvalue()
-
-
 def deploy(engine: Engine, files: Mapping[str, bytes]) -> Response:
     return engine.deploy.handle(
-        Request("POST", PREPARE, (), {"content-type": "application/zip", "host": "localhost:19071"}, zipped(files))
+        Request("POST", PREPARE, (), {"content-type": "application/zip", "host": "localhost:19071"}, write_zip(files))
     )
 
 

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import State, music, opened, tensor
-
-ONE = "/space/music/docid/one"
-FIELDS: dict[str, Any] = {
-    "artist": "Tom Waits",
-    "year": 1985,
-    "plays": 1 << 40,
-    "score": 0.1,
-    "live": False,
-    "tags": ["rain", "dogs"],
-    "genres": {"blues": 3},
-    "cover": base64.b64encode(b"\x00\xff").decode(),
-    "embedding": {"type": "tensor(x[3])", "values": [1.0, 2.0, 3.0]},
-}
+from serving import FIELDS, ONE, State, music, opened, tensor
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from typing import Any
 import orjson
 import pytest
 import soak_app
-from soak_scenario import PACKAGES, PREPARE, zipped
+from soak_scenario import PACKAGES, PREPARE
 
 from clipsearch.engine.documents import lock
 from clipsearch.engine.engine import Engine
 from clipsearch.engine.http.messages import Request
+from clipsearch.engine.package import write_zip
 
 PATH = "/document/v1/n/note/docid/1"
 
@@ -57,7 +58,7 @@ def test_a_deploy_that_the_disk_refuses_is_answered_with_a_sentence(
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(engine.store.catalog, "save", full)
-    request = Request("POST", PREPARE, (), {"content-type": "application/zip"}, zipped(PACKAGES[1]))
+    request = Request("POST", PREPARE, (), {"content-type": "application/zip"}, write_zip(PACKAGES[1]))
     answer = engine.deploy.handle(request)
     assert answer.status == 507
     assert isinstance(answer.body, bytes)
