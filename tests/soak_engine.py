@@ -15,12 +15,10 @@ from typing import Any
 
 import orjson
 import soak_app
+from engine_process import MAIN, ROOT
 from soak_scenario import PREPARE
 
 from clipsearch.engine.package import write_zip
-
-ROOT = Path(__file__).resolve().parent.parent
-MAIN = "import sys; from clipsearch.cli import main; sys.argv = ['clipsearch', *sys.argv[1:]]; main()"
 
 
 @dataclass

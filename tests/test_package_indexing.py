@@ -11,6 +11,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_package_constructs import SERVICES
 
 from clipsearch.engine.engine import Engine
 from clipsearch.engine.http.messages import Request
@@ -20,15 +21,6 @@ from clipsearch.engine.package.indexing import parse_indexing, parse_source
 from clipsearch.engine.package.model import Schema
 from clipsearch.engine.package.synthetic import for_document, for_update, stored_for, with_synthetic
 from clipsearch.errors import DocumentError, ExpressionError, PackageError
-
-SERVICES = """
-<services version="1.0">
-  <container id="default" version="1.0"><search/><document-api/>
-    <config name="ai.vespa.opennlp.open-nlp"><snowballStemmingForEnglish>true</snowballStemmingForEnglish></config>
-  </container>
-  <content id="c" version="1.0"><documents><document type="song" mode="index"/></documents></content>
-</services>
-"""
 
 
 def package(document: str = "", schema: str = "") -> dict[str, bytes]:

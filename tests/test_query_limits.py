@@ -1,4 +1,4 @@
-"""What a sceptical reader found: terms by their number, limits, huge numbers, and time that is never over."""
+"""Queries at their limits: terms by their number, huge numbers, negated operators, and clocks that run out."""
 
 from __future__ import annotations
 
