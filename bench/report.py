@@ -29,7 +29,7 @@ def tables(found: Mapping[str, Any]) -> str:
     if "real" in found:
         rows = [[name, f"{one['recall']:.4f}", f"{one['recall_stored']:.4f}"] for name, one in found["real"].items()]
         head = ["images", "against float32", "against its bfloat16 cells"]
-        parts.append(_table("real CLIP embeddings, recall@10 of ours against exact search", head, rows))
+        parts.append(table("real CLIP embeddings, recall@10 of ours against exact search", head, rows))
     if "http" in found:
         parts.append(_http(found["http"]))
     return "\n\n".join(parts)
@@ -55,7 +55,7 @@ def _build(found: Mapping[str, Any]) -> str:
             ]
         )
     title = f"in process, {found['documents']} documents of 512 dimensions with captions ({found['machine']})"
-    return _table(title, ["build", "docs/s", "CPU s", "disk MB", "peak MB", "open + query s", "RSS (anon) MB"], rows)
+    return table(title, ["build", "docs/s", "CPU s", "disk MB", "peak MB", "open + query s", "RSS (anon) MB"], rows)
 
 
 def _queries(found: Mapping[str, Any]) -> str:
@@ -69,7 +69,7 @@ def _queries(found: Mapping[str, Any]) -> str:
         if "failed" in found["in_process"][engine]:
             rows.append([f"  failed: {found['in_process'][engine]['failed']}"])
     title = "queries in process, top 10: p50 / p99 ms, [CPU ms], recall@10 (in brackets: of ours, over bfloat16 cells)"
-    return _table(title, ["engine", *(_TITLES[phase] for phase in PHASES)], rows)
+    return table(title, ["engine", *(_TITLES[phase] for phase in PHASES)], rows)
 
 
 def _phase(one: Mapping[str, float], ours: bool) -> str:
@@ -118,13 +118,13 @@ def _http(found: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             "\n".join(parts),
-            _table("queries over HTTP, one client: p50 / p99 ms", ["client", "lexical", "vector", "hybrid"], queries),
-            _table("feeding clients", titles, feeds),
+            table("queries over HTTP, one client: p50 / p99 ms", ["client", "lexical", "vector", "hybrid"], queries),
+            table("feeding clients", titles, feeds),
         ]
     )
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     full = [row for row in rows if len(row) == len(head)]
     widths = [max(len(row[column]) for row in (head, *full)) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in (head, *rows)]

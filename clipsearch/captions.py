@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 
 _DETACHED_STOP = re.compile(r"(?:\s+\.)+$")
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
 # Vespa refuses these code points in text fields (com.yahoo.text.Text.isTextCharacter): control characters
 # other than white space, surrogates, and the non-characters.
 _NOT_TEXT = re.compile(
@@ -35,3 +36,12 @@ def clean_caption(text: str) -> str:
 def clean_captions(texts: Iterable[str]) -> tuple[str, ...]:
     """Clean each caption and drop the empty ones; repeated captions stay, as benchmarks count them."""
     return tuple(caption for caption in map(clean_caption, texts) if caption)
+
+
+def normalise_caption(text: str) -> str:
+    """What makes two captions the same sentence: small letters in Unicode form NFKC, words and digits only.
+
+    ``"Many planes are parked ."`` and ``"many planes are parked"`` become one; so do back-translations that change
+    case and punctuation only. May return "".
+    """
+    return " ".join(_BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).split())

@@ -18,6 +18,7 @@ from clipsearch.errors import ClipsearchError
 
 COMMANDS: Mapping[str, str] = {
     "sample": "Draw the built-in sample corpus of aerial scenes.",
+    "audit": "Find broken images, duplicates, leakage and odd captions.",
     "finetune": "Fine-tune CLIP on a corpus of images and captions.",
     "evaluate": "Measure a checkpoint: zero-shot hits@k and retrieval.",
     "encode": "Turn a corpus into embedding shards.",

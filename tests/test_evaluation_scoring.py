@@ -19,7 +19,7 @@ from clipsearch.evaluation import embed_split, evaluate, retrieval, table, zero_
 class Oracle:
     """A stand-in for ``Clip`` that sees the colour of a block and reads its name: four dimensions, one per colour."""
 
-    model_id, dim, image_size = "oracle-0", 4, 8
+    model_id, dim, image_size, text_length = "oracle-0", 4, 8, 1000
     embedded_images = 0
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:

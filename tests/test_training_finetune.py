@@ -19,8 +19,8 @@ from clipsearch.clip import PixelSettings, checkpoint_info, load_clip, save_clip
 from clipsearch.clip.tokens import train_tokenizer
 from clipsearch.corpora import Corpus, open_corpus
 from clipsearch.errors import CheckpointError, CorpusError, InputError
-from clipsearch.training import FinetuneSummary, TrainOptions, finetune, loop, tiny_options
-from clipsearch.training.finetune import choose_splits
+from clipsearch.training import FinetuneSummary, TrainOptions, finetune, loop, step, tiny_options
+from clipsearch.training.preparing import choose_splits
 from clipsearch.training.validation import Scores, scores_from_json
 
 EPOCHS = 10
@@ -73,8 +73,11 @@ def test_the_folder_holds_model_card_log_curves_and_ledger(done: tuple[Path, Fin
     assert load_clip(out, "cpu").model_id == summary.model_id
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(summary.to_json()))
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["start", *["epoch"] * EPOCHS, "end"]
-    assert {"loss", "seconds", "validation", "step", "logit_scale"} <= events[1].keys()
+    assert [event["event"] for event in events if event["event"] != "step"] == ["start", *["epoch"] * EPOCHS, "end"]
+    steps, epochs = ([event for event in events if event["event"] == kind] for kind in ("step", "epoch"))
+    assert {"loss", "seconds", "validation", "step", "logit_scale"} <= epochs[0].keys()
+    assert [step["step"] for step in steps] == list(range(1, epochs[-1]["step"] + 1))
+    assert {"loss", "learning_rate", "gradient_norm", "seconds"} <= steps[0].keys()
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     card = (out / "README.md").read_text()
     assert "clipsearch finetune blocks" in card
@@ -106,10 +109,10 @@ def test_the_same_seed_gives_the_same_weights(
 def interrupt_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loop.train_epoch
 
-    def train_epoch(run: Any, *rest: Any) -> float:
+    def train_epoch(run: Any, *rest: Any) -> None:
         if run.progress.epoch == epoch:
             raise KeyboardInterrupt
-        return original(run, *rest)
+        original(run, *rest)
 
     monkeypatch.setattr(loop, "train_epoch", train_epoch)
 
@@ -129,7 +132,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
                 finetune(corpus, out, OPTIONS, quiet=True)
         assert not out.exists()
         said = capsys.readouterr()
-        assert f"Stopped after epoch {epoch}. The best checkpoint" in said.out + said.err
+        assert f"in epoch {epoch + 1}. The best checkpoint" in said.out + said.err
         (best,) = (tmp_path / "model.run").glob("epoch-*")
         assert load_clip(best, "cpu").dim == 512
     summary = finetune(corpus, out, OPTIONS, quiet=True)
@@ -160,7 +163,7 @@ def test_an_interruption_before_the_first_epoch_says_that_nothing_is_there(
     with pytest.raises(KeyboardInterrupt):
         finetune(corpus, tmp_path / "model", OPTIONS, quiet=True)
     said = capsys.readouterr()
-    assert "there is no checkpoint yet" in said.out + said.err
+    assert "There is no checkpoint yet. No state is saved yet" in said.out + said.err
 
 
 def test_another_run_in_the_way_is_never_resumed_by_mistake(
@@ -198,7 +201,7 @@ def test_the_time_budget_ends_a_run_and_its_schedule(corpus: Corpus, tmp_path: P
 def test_a_loss_that_explodes_stops_the_run_and_says_what_to_do(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "contrastive_loss", lambda images, *_: images.sum() * float("nan"))
+    monkeypatch.setattr(step, "batch_loss", lambda _, images, *__: images.sum() * float("nan"))
     with pytest.raises(InputError, match="smaller --learning-rate"):
         finetune(corpus, tmp_path / "model", OPTIONS, quiet=True)
 

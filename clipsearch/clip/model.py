@@ -77,8 +77,7 @@ class Clip:
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, S, S) normalised -> (N, dim) float32 unit norm, with gradients."""
-        output = self.model.get_image_features(pixel_values=pixel_values)
-        return F.normalize(getattr(output, "pooler_output", output).float(), dim=1)
+        return _unit(self.model.get_image_features(pixel_values=pixel_values))
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """N texts -> (N, dim) float32 unit norm, with gradients; longer texts are cut, their end token kept."""
@@ -88,8 +87,7 @@ class Clip:
         """``input_ids`` and ``attention_mask`` (N, L) -> (N, dim) float32 unit norm, with gradients."""
         mask = tokens["attention_mask"].to(self.device) if self.needs_mask else None
         ids = tokens["input_ids"].to(self.device)
-        output = self.model.get_text_features(input_ids=ids, attention_mask=mask)
-        return F.normalize(getattr(output, "pooler_output", output).float(), dim=1)
+        return _unit(self.model.get_text_features(input_ids=ids, attention_mask=mask))
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: Pixels, batch_size: int = 128) -> Embeddings:
@@ -121,6 +119,12 @@ class Clip:
 
     def _stack(self, parts: list[Embeddings]) -> Embeddings:
         return np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
+
+
+def _unit(output: Any) -> Tensor:
+    """The features of a tower's output as unit vectors: float32, or float64 from a float64 model."""
+    features: Tensor = getattr(output, "pooler_output", output)
+    return F.normalize(features if features.dtype == torch.float64 else features.float(), dim=1)
 
 
 def load_clip(path_or_name: str | Path, device: str = "auto") -> Clip:

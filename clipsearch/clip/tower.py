@@ -90,7 +90,8 @@ class ConvTower(PreTrainedModel):  # type: ignore[misc]  # transformers ships no
         x = pixel_values.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x = block(x)
-        output = BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=x.float().mean(dim=(2, 3)))
+        pooled = x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+        output = BaseModelOutputWithPooling(last_hidden_state=x, pooler_output=pooled)
         return output.to_tuple() if return_dict is False else output
 
 

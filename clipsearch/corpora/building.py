@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from clipsearch.captions import clean_captions
 from clipsearch.corpora.corpus import Listing
-from clipsearch.corpora.index import ImageIndex
+from clipsearch.corpora.source import Source
 from clipsearch.keys import make_key
 from clipsearch.records import Issue, Record
 
@@ -23,6 +23,16 @@ _SPLIT_NAMES = {
 def split_name(text: str) -> str | None:
     """Map a corpus's word for a split (``val``, ``dev``, ...) to ours, or None when it is not one."""
     return _SPLIT_NAMES.get(text.strip().lower())
+
+
+def split_in_name(path: str) -> str | None:
+    """Read the split off a path: its file name first (``train-00000.tar``, ``textaug_valid_rsicd.jsonl``), then its
+    folders from the innermost outwards (``val/0.tar``); None when no part says."""
+    for part in reversed(path.replace("\\", "/").split("/")):
+        for word in re.split(r"[^A-Za-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", part)):
+            if split := split_name(word):
+                return split
+    return None
 
 
 def split_by_hash(key: str) -> str:
@@ -44,15 +54,16 @@ def words_of(label: str) -> str:
 class RecordBuilder:
     """Collects the records of one listing; finds images, cleans captions, joins repeated entries.
 
-    Entries for one image join into one record (a CSV with one caption a row); an image that is not there
-    becomes an ``Issue`` and the others survive.
+    Entries for one image in one split join into one record (a CSV with one caption a row). An image that the source
+    has in two splits stays in both, as two records of one URI: joining them would carry captions of the test split
+    into training; the audit reports it. An image that is not there becomes an ``Issue`` and the others survive.
     """
 
-    def __init__(self, corpus: str, index: ImageIndex) -> None:
+    def __init__(self, source: Source) -> None:
         self.listing = Listing()
-        self._corpus = corpus
-        self._index = index
-        self._positions: dict[str, int] = {}
+        self._source = source
+        self._positions: dict[str, list[int]] = {}  # URI -> its records
+        self._derived: set[int] = set()  # records whose split comes from their key
         self._keys: set[str] = set()
 
     def add(self, name: str, captions: Iterable[str], split: str | None, label: str, where: str) -> None:
@@ -61,9 +72,12 @@ class RecordBuilder:
 
         ``split`` None means that the corpus does not say: it is derived from the key.
         """
-        uri = self._index.find(name)
+        if name.startswith(("http://", "https://")):
+            self.issue(name, f"the image is an address on the network, and nothing is downloaded ({where})")
+            return
+        uri = self._source.index.find(name)
         if uri is None:
-            self.issue(name, f"{self._index.why_missing(name)} ({where})")
+            self.issue(name, f"{self._source.index.why_missing(name)} ({where})")
         else:
             self.add_uri(uri, name, captions, split, label)
 
@@ -71,22 +85,35 @@ class RecordBuilder:
         """Add the image at ``uri``, whose key is made from ``name``."""
         cleaned = clean_captions(captions)
         records = self.listing.records
-        if uri in self._positions:
-            position = self._positions[uri]
+        for position in self._positions.get(uri, ()):
             old = records[position]
-            records[position] = replace(old, captions=old.captions + cleaned, label=old.label or label)
-            return
+            if split in {None, old.split} or position in self._derived:
+                if split is not None:
+                    self._derived.discard(position)
+                records[position] = replace(
+                    old, captions=old.captions + cleaned, label=old.label or label, split=split or old.split
+                )
+                return
         key = self._key(name, uri)
-        self._positions[uri] = len(records)
-        records.append(Record(self._corpus, key, uri, cleaned, split or split_by_hash(key), label))
+        self._positions.setdefault(uri, []).append(len(records))
+        if split is None:
+            self._derived.add(len(records))
+        records.append(Record(self._source.corpus, key, uri, cleaned, split or split_by_hash(key), label))
 
     def issue(self, item: str, reason: str) -> None:
         """Note an item that is left out."""
         self.listing.issues.append(Issue(item, reason))
 
+    def finish(self) -> Listing:
+        """The listing, with a class for each label."""
+        labels = {record.label for record in self.listing.records if record.label}
+        self.listing.classes = {label: words_of(label) for label in labels}
+        return self.listing
+
     def _key(self, name: str, uri: str) -> str:
         key = make_key(name.removeprefix("./").removeprefix("images/"))
-        if key in self._keys:
-            key = make_key(f"./{uri}")  # never safe as it is, so it gets the hash of the whole path
+        number = len(self._positions.get(uri, ()))
+        if key in self._keys:  # "./" is never safe as it is, so the key gets the hash of the whole path
+            key = make_key(f"./{uri}#{number}" if number else f"./{uri}")
         self._keys.add(key)
         return key

@@ -21,12 +21,14 @@ PHOTO_PROMPT = "a photo of {}"
 
 @dataclass(slots=True)
 class Listing:
-    """What a layout's reader found: records, what it left out, label -> prompt words, and the prompt."""
+    """What a layout's reader found: records, what it left out, label -> prompt words, the prompt, and licence ->
+    number of images where the source says."""
 
     records: list[Record] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)
     prompt: str = PHOTO_PROMPT
+    licences: dict[str, int] = field(default_factory=dict)
 
 
 class Corpus:
@@ -34,7 +36,8 @@ class Corpus:
 
     ``records`` in the order of the corpus's own files; ``issues``: items that were left out and why;
     ``classes``: label -> words for a prompt (``{"storagetanks": "storage tanks"}``), sorted by label;
-    ``prompt``: a template with ``{}``; ``layout``: the name of the layout that was detected.
+    ``prompt``: a template with ``{}``; ``layout``: the name of the layout that was detected; ``licences``: licence ->
+    number of images, empty where the source does not say.
     """
 
     def __init__(self, name: str, layout: str, store: ImageStore, listing: Listing) -> None:
@@ -45,6 +48,7 @@ class Corpus:
         self.issues: Sequence[Issue] = tuple(listing.issues)
         self.classes: Mapping[str, str] = dict(sorted(listing.classes.items()))
         self.prompt = listing.prompt
+        self.licences: Mapping[str, int] = dict(listing.licences)
         self._store = store
 
     def read(self, record: Record) -> bytes:

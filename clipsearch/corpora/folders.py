@@ -6,22 +6,26 @@ splits; otherwise each image's split follows from its key.
 
 from __future__ import annotations
 
-from clipsearch.corpora.building import RecordBuilder, split_name, words_of
+from clipsearch.corpora.building import RecordBuilder, split_name
 from clipsearch.corpora.corpus import Listing
-from clipsearch.corpora.index import ImageIndex
+from clipsearch.corpora.source import Source
 
 NAME = "folders"
+LOOKS_LIKE = "folders of images named after their class (CLASS/NAME.jpg)"
 
 
-def read(corpus: str, index: ImageIndex) -> Listing:
-    """Read every image of ``index`` as one record."""
-    builder = RecordBuilder(corpus, index)
-    for uri in index.uris:
+def find(source: Source) -> bool:
+    """Whether there is any image."""
+    return bool(source.index.uris)
+
+
+def read(source: Source) -> Listing:
+    """Read every image below the root as one record."""
+    builder = RecordBuilder(source)
+    for uri in source.index.uris:
         split, label = _split_and_label(uri)
         builder.add_uri(uri, uri, (), split, label)
-    listing = builder.listing
-    listing.classes = {record.label: words_of(record.label) for record in listing.records if record.label}
-    return listing
+    return builder.finish()
 
 
 def _split_and_label(uri: str) -> tuple[str | None, str]:

@@ -1,32 +1,37 @@
 """RSICD as it is distributed (Lu et al. 2017, "Exploring Models and Data for Remote Sensing Image Caption
-Generation").
+Generation"), and its family: UCM captions, Sydney captions (``dataset.json``), RSITMD (``dataset_RSITMD.json``).
 
 ``dataset_rsicd.json`` (Karpathy's layout: ``images[].filename, split, sentences[].raw``), the images in a
 folder or in a zip beside it, and optionally ``txtclasses_rsicd/CLASS NAME.txt``, which spell the class
-names. UCM and Sydney captions (``dataset.json``) have the same layout.
+names and list their images.
 
-Labels come from file names (``airport_12.jpg``), as in CLIP-rsicd's evaluation: 921 images have bare
+Labels come from file names (``airport_12.jpg``), as in CLIP-rsicd's evaluation: 921 images of RSICD have bare
 numbers and no label; the class lists name some of those, but one of them (playfields) never occurs in a
-file name.
+file name. Where no file name has a class (UCM's and Sydney's are ``1.tif``), the class lists give the labels.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from clipsearch.corpora.building import RecordBuilder, split_name, words_of
-from clipsearch.corpora.corpus import AERIAL_PROMPT, Listing
-from clipsearch.corpora.index import ImageIndex
+from clipsearch.corpora.corpus import AERIAL_PROMPT, PHOTO_PROMPT, Listing
+from clipsearch.corpora.index import base_name
+from clipsearch.corpora.source import Source
 from clipsearch.errors import CorpusError
 
 NAME = "rsicd"
-FILES = ("dataset_rsicd.json", "dataset.json")
+LOOKS_LIKE = "dataset_rsicd.json or dataset.json (RSICD, UCM and Sydney captions, RSITMD)"
 
+_FILE = re.compile(r"dataset(?:_(?P<name>\w+))?\.json", re.IGNORECASE)
+_OTHERS = {"dict", "info", "infos"}  # dataset_info.json and the like are Hugging Face's
+_EVERYDAY = re.compile(r"coco|flickr", re.IGNORECASE)
 _LABELLED = re.compile(r"([A-Za-z]+)_\d+\.\w+")
 # RSICD runs its class names together in file names; used where the class lists are not there.
 _SPELLINGS = (
@@ -35,15 +40,24 @@ _SPELLINGS = (
 )  # fmt: skip
 
 
-def find(root: Path) -> Path | None:
-    """Return the data set file in ``root``, or None when this is another layout."""
-    return next((root / name for name in FILES if (root / name).is_file()), None)
+def find(source: Source) -> Path | None:
+    """The data set file: the path itself or one in the folder; None when this is another layout."""
+    if source.path.is_file():
+        return source.path if _is_dataset(source.path) else None
+    found = [path for path in sorted(source.path.iterdir()) if path.is_file() and _is_dataset(path)]
+    usual = [path for path in found if path.name in {"dataset_rsicd.json", "dataset.json"}]
+    if len(found) > 1 and not usual:
+        names = ", ".join(path.name for path in found)
+        raise CorpusError(f"{source.path} has several data sets ({names}): give the path of one of them")
+    return next(iter(usual[-1:] or found), None)
 
 
-def read(path: Path, corpus: str, index: ImageIndex) -> Listing:
-    """Read the data set file at ``path``. Raises ``CorpusError`` when it is not what it should be."""
-    builder = RecordBuilder(corpus, index)
-    for position, entry in enumerate(_entries(path)):
+def read(source: Source) -> Listing:
+    """Read the data set file. Raises ``CorpusError`` when it is not what it should be."""
+    path = find(source)
+    assert path is not None
+    builder = RecordBuilder(source)
+    for position, entry in enumerate(entries(path)):
         where = f"{path.name}, image {position}"
         name = entry.get("filename")
         said = str(entry.get("split") or "train")
@@ -53,16 +67,27 @@ def read(path: Path, corpus: str, index: ImageIndex) -> Listing:
         elif split is None:
             builder.issue(name, f"{said!r} is not a split: use train, val or test ({where})")
         else:
-            builder.add(name, _captions(entry), split, _label(name), where)
-    listing = builder.listing
-    spelled = _spellings(path.parent)
+            folder = entry.get("filepath")
+            named = f"{folder}/{name}" if isinstance(folder, str) and folder else name
+            builder.add(named, _captions(entry), split, label_of(name), where)
+    return finish(path, builder.listing)
+
+
+def finish(path: Path, listing: Listing) -> Listing:
+    """Give a listing the labels, class words and prompt of the data set at ``path``."""
+    lists = sorted(path.parent.glob("txtclasses*/*.txt"))
+    if not any(record.label for record in listing.records):
+        _label_by_lists(lists, listing)
+    names = [file.stem for file in lists] or list(_SPELLINGS)
+    spelled = {name.replace(" ", "").lower(): name.lower() for name in names}
     labels = {record.label for record in listing.records if record.label}
     listing.classes = {label: spelled.get(label, words_of(label)) for label in labels}
-    listing.prompt = AERIAL_PROMPT
+    listing.prompt = PHOTO_PROMPT if _EVERYDAY.search(path.name) else AERIAL_PROMPT
     return listing
 
 
-def _entries(path: Path) -> Iterator[Mapping[str, Any]]:
+def entries(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The entries of a data set file; raises ``CorpusError`` when it has none."""
     try:
         data = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -71,6 +96,17 @@ def _entries(path: Path) -> Iterator[Mapping[str, Any]]:
     if not isinstance(images, list):
         raise CorpusError(f'{path} has no list "images", which RSICD\'s layout begins with')
     return (entry if isinstance(entry, dict) else {} for entry in images)
+
+
+def label_of(name: str) -> str:
+    """The class in a file name: ``airport_12.jpg`` -> ``airport``, else ""."""
+    match = _LABELLED.fullmatch(base_name(name))
+    return match[1].lower() if match else ""
+
+
+def _is_dataset(path: Path) -> bool:
+    match = _FILE.fullmatch(path.name)
+    return match is not None and (match["name"] or "").lower() not in _OTHERS
 
 
 def _captions(entry: Mapping[str, Any]) -> list[str]:
@@ -84,12 +120,12 @@ def _captions(entry: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _label(name: str) -> str:
-    match = _LABELLED.fullmatch(name.rsplit("/", 1)[-1])
-    return match[1].lower() if match else ""
-
-
-def _spellings(root: Path) -> dict[str, str]:
-    lists = sorted(root.glob("txtclasses*/*.txt"))
-    names = [path.stem for path in lists] or list(_SPELLINGS)
-    return {name.replace(" ", "").lower(): name.lower() for name in names}
+def _label_by_lists(lists: list[Path], listing: Listing) -> None:
+    labels = {
+        line.strip(): file.stem.replace(" ", "").lower()
+        for file in lists
+        for line in file.read_text("utf-8", "replace").splitlines()
+        if line.strip()
+    }
+    for position, record in enumerate(listing.records if labels else ()):
+        listing.records[position] = replace(record, label=labels.get(base_name(record.uri), ""))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from clipsearch.corpora import Corpus
 
 
+ALL = "all"
+"""Every split of a corpus together: for out-of-domain corpora, of which nothing was trained on."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddedSplit:
     """``images`` (N, D) float32, unit norm; ``records`` N; ``issues``: images that could not be decoded."""
@@ -29,10 +33,21 @@ class EmbeddedSplit:
 
 
 def embed_split(
-    clip: Clip, corpus: Corpus, split: str, batch_size: int = 128, workers: int = 4, quiet: bool = True
+    clip: Clip,
+    corpus: Corpus,
+    split: str,
+    batch_size: int = 128,
+    workers: int = 4,
+    quiet: bool = True,
+    labelled: bool = False,
 ) -> EmbeddedSplit:
-    """Embed all images of ``split``. Raises ``CorpusError`` when it has none that can be decoded."""
-    records = corpus.split(split)
+    """Embed all images of ``split``, or of all three with ``all``; ``labelled``: only those with a known label.
+
+    Raises ``CorpusError`` when there are none that can be decoded.
+    """
+    records = list(corpus.records) if split == ALL else corpus.split(split)
+    if labelled:
+        records = [record for record in records if record.label in corpus.classes]
     vectors: list[NDArray[np.float32]] = []
     kept: list[Record] = []
     issues: list[Issue] = []

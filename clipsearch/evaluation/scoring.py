@@ -5,20 +5,36 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from clipsearch.errors import CorpusError
+from clipsearch.evaluation.classification import (
+    Classification,
+    Embeddings,
+    classify,
+    ensemble,
+    label_numbers,
+)
 from clipsearch.evaluation.embedding import EmbeddedSplit, embed_split
-from clipsearch.metrics import RetrievalScores, ZeroShotScores, retrieval_scores, zero_shot_scores
+from clipsearch.evaluation.figures import Figure
+from clipsearch.evaluation.retrieval import Retrieval, measure_retrieval
+from clipsearch.metrics import RetrievalScores, ZeroShotScores
+from clipsearch.prompts import Prompts
 
 if TYPE_CHECKING:
     from clipsearch.clip import Clip
     from clipsearch.corpora import Corpus
+    from clipsearch.evaluation.probe import FewShot, LinearProbe
+    from clipsearch.evaluation.shift import Curve
+
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All scores of one model on one split; None where the split has no labels, or no captions."""
+    """All scores of one model on one split; None where the split has no labels, or no captions.
+
+    ``zero_shot`` and ``retrieval`` are the short forms of ``classification`` and ``ranking``. ``linear_probe``,
+    ``few_shot``, ``out_of_domain`` (one evaluation a corpus) and ``interpolation`` are there where they were asked for.
+    """
 
     model_id: str
     corpus: str
@@ -27,25 +43,49 @@ class Evaluation:
     left_out: int
     zero_shot: ZeroShotScores | None
     retrieval: RetrievalScores | None
+    classification: Classification | None = None
+    ranking: Retrieval | None = None
+    linear_probe: LinearProbe | None = None
+    few_shot: FewShot | None = None
+    out_of_domain: tuple[Evaluation, ...] = ()
+    interpolation: Curve | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, ready for ``json.dumps``."""
         return asdict(self)
 
+    @property
+    def headline(self) -> tuple[str, Figure] | None:
+        """What one number says most: hits@1 where there are labels, else mean recall, else None."""
+        if self.classification:
+            return "hits@1", self.classification.hits["hits@1"]
+        if self.ranking:
+            return "mean recall", self.ranking.plain["mean_recall"]
+        return None
 
-def zero_shot(clip: Clip, corpus: Corpus, split: str = "test", embedded: EmbeddedSplit | None = None) -> ZeroShotScores:
-    """hits@1/3/5/10 of the labelled images of ``split`` against one prompt per class of the corpus.
+
+def prompts_of(corpus: Corpus, prompts: Prompts | None) -> Prompts:
+    """The prompts that were asked for, or the corpus's own single one."""
+    return prompts or Prompts(corpus.prompt, (corpus.prompt,))
+
+
+def class_embeddings(clip: Clip, corpus: Corpus, prompts: Prompts) -> Embeddings:
+    """(C, D) float32, unit norm: one prompt ensemble a class of the corpus, in their order."""
+    return ensemble(clip.embed_texts, prompts.templates, list(prompts.words(corpus.classes).values()))
+
+
+def zero_shot(
+    clip: Clip,
+    corpus: Corpus,
+    split: str = "test",
+    embedded: EmbeddedSplit | None = None,
+    prompts: Prompts | None = None,
+) -> ZeroShotScores:
+    """hits@1/3/5/10 of the labelled images of ``split`` against the prompts of all classes of the corpus.
 
     ``embedded``: the split, where it has been embedded already. Raises ``CorpusError`` when no image has a known label.
     """
-    embedded = embedded or embed_split(clip, corpus, split)
-    numbers = {label: number for number, label in enumerate(corpus.classes)}
-    labels = np.array([numbers.get(record.label, -1) for record in embedded.records], np.int64)
-    known = labels >= 0
-    if not known.any():
-        raise CorpusError(f"{corpus.root} has no class labels in its {split} split: nothing to classify")
-    prompts = clip.embed_texts([corpus.prompt.format(words) for words in corpus.classes.values()])
-    return zero_shot_scores(embedded.images[known], prompts, labels[known])
+    return _classified(clip, corpus, split, embedded, prompts_of(corpus, prompts), 1, 0).scores
 
 
 def retrieval(
@@ -55,45 +95,71 @@ def retrieval(
 
     Raises ``CorpusError`` when the split has no captions.
     """
-    embedded = embedded or embed_split(clip, corpus, split)
-    captions = [caption for record in embedded.records for caption in record.captions]
-    if not captions:
-        raise CorpusError(f"{corpus.root} has no captions in its {split} split: nothing to retrieve")
-    owners = np.repeat(np.arange(len(embedded.records)), [len(record.captions) for record in embedded.records])
-    return retrieval_scores(embedded.images, clip.embed_texts(captions), owners)
+    return _ranked(clip, corpus, split, embedded, 1, 0).scores
 
 
-def evaluate(clip: Clip, corpus: Corpus, split: str = "test", quiet: bool = True) -> Evaluation:
-    """Both measurements over one embedding of the images."""
+def evaluate(
+    clip: Clip,
+    corpus: Corpus,
+    split: str = "test",
+    quiet: bool = True,
+    prompts: Prompts | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """Classification and retrieval over one embedding of the images, with bootstrap intervals."""
     embedded = embed_split(clip, corpus, split, quiet=quiet)
+    chosen = prompts_of(corpus, prompts)
     labelled = any(record.label in corpus.classes for record in embedded.records)
     captioned = any(record.captions for record in embedded.records)
+    classified = _classified(clip, corpus, split, embedded, chosen, resamples, seed) if labelled else None
+    ranked = _ranked(clip, corpus, split, embedded, resamples, seed) if captioned else None
     return Evaluation(
         model_id=clip.model_id,
         corpus=corpus.name,
         split=split,
-        prompt=corpus.prompt,
+        prompt=chosen.name,
         left_out=len(embedded.issues),
-        zero_shot=zero_shot(clip, corpus, split, embedded) if labelled else None,
-        retrieval=retrieval(clip, corpus, split, embedded) if captioned else None,
+        zero_shot=classified.scores if classified else None,
+        retrieval=ranked.scores if ranked else None,
+        classification=classified,
+        ranking=ranked,
     )
 
 
-def table(result: Evaluation) -> str:
-    """The scores as lines for people."""
-    lines = [f"{result.model_id} on {result.corpus}, {result.split} split"]
-    if result.zero_shot:
-        size = f"{result.zero_shot.images:,} images, {result.zero_shot.classes} classes"
-        lines.append(f'zero-shot, prompt "{result.prompt}", {size}:')
-        lines += [f"  hits@{k:<4}{value:.4f}" for k, value in result.zero_shot.hits.items()]
-    if result.retrieval:
-        scores = result.retrieval
-        lines.append(f"retrieval, {scores.images:,} images, {scores.captions:,} captions:   text-image  image-text")
-        lines.append(f"  MRR@10  {scores.text_to_image_mrr10:.4f}  {scores.image_to_text_mrr10:.4f}")
-        lines += [
-            f"  R@{k:<6}{value:.4f}  {scores.image_to_text_hits[k]:.4f}"
-            for k, value in scores.text_to_image_hits.items()
-        ]
-    if result.left_out:
-        lines.append(f"{result.left_out} images could not be decoded and were left out")
-    return "\n".join(lines)
+def headline_of(
+    clip: Clip, corpus: Corpus, embedded: EmbeddedSplit, prompts: Prompts | None, resamples: int, seed: int
+) -> tuple[str, Figure] | None:
+    """``Evaluation.headline`` without the rest of an evaluation."""
+    if (label_numbers(embedded.records, corpus.classes) >= 0).any():
+        chosen = prompts_of(corpus, prompts)
+        found = classify(embedded, corpus, class_embeddings(clip, corpus, chosen), chosen, resamples, seed)
+        return "hits@1", found.hits["hits@1"]
+    if any(record.captions for record in embedded.records):
+        ranked = measure_retrieval(clip, embedded.images, embedded.records, resamples, seed)
+        return "mean recall", ranked.plain["mean_recall"]
+    return None
+
+
+def _classified(
+    clip: Clip,
+    corpus: Corpus,
+    split: str,
+    embedded: EmbeddedSplit | None,
+    prompts: Prompts,
+    resamples: int,
+    seed: int,
+) -> Classification:
+    embedded = embedded or embed_split(clip, corpus, split)
+    if not (label_numbers(embedded.records, corpus.classes) >= 0).any():
+        raise CorpusError(f"{corpus.root} has no class labels in its {split} split: nothing to classify")
+    return classify(embedded, corpus, class_embeddings(clip, corpus, prompts), prompts, resamples, seed)
+
+
+def _ranked(
+    clip: Clip, corpus: Corpus, split: str, embedded: EmbeddedSplit | None, resamples: int, seed: int
+) -> Retrieval:
+    embedded = embedded or embed_split(clip, corpus, split)
+    if not any(record.captions for record in embedded.records):
+        raise CorpusError(f"{corpus.root} has no captions in its {split} split: nothing to retrieve")
+    return measure_retrieval(clip, embedded.images, embedded.records, resamples, seed)

@@ -1,7 +1,8 @@
 """The training loop, top to bottom: sample, augment, embed, compare, step; then validate, keep, save.
 
-``train`` is the run, ``train_epoch`` one pass over the images. Everything random is drawn from the seed and the epoch's
-number, so that a resumed run repeats an uninterrupted one bit for bit on CPU.
+``train`` is the run, ``train_epoch`` one pass over the images, ``train_step`` one step. Everything random is drawn from
+the seed, the epoch's number and the step's number in it, so that a run that was killed at any step and resumed is equal
+to an uninterrupted one, bit for bit on CPU, unless it has a time bound.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +21,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clipsearch.clip import Clip, save_clip
-from clipsearch.clip.tokens import pad, token_ids
+from clipsearch.clip.tokens import token_ids
 from clipsearch.errors import InputError
 from clipsearch.training.augment import augment
+from clipsearch.training.averaging import Ema
 from clipsearch.training.cache import DecodedSplit
-from clipsearch.training.loss import clamp_logit_scale, contrastive_loss
+from clipsearch.training.distributed import World
+from clipsearch.training.interrupts import Interrupts
+from clipsearch.training.loss import clamp_logit_scale
 from clipsearch.training.optimiser import build_optimiser, learning_rate_factor, set_learning_rate
 from clipsearch.training.options import AUGMENTATIONS, TrainOptions
-from clipsearch.training.runlog import RunLog, plot_curves
-from clipsearch.training.sampler import CaptionSampler, insert_tokens
-from clipsearch.training.state import Progress, restore, save_state
-from clipsearch.training.validation import Scores, measure
+from clipsearch.training.parameters import merged, prepare, set_training
+from clipsearch.training.runlog import RunLog
+from clipsearch.training.sampler import Batch, CaptionSampler, insert_tokens
+from clipsearch.training.state import Learner, Progress, StateSaver, restore, save_state
+from clipsearch.training.step import Stepper
+from clipsearch.training.validation import METRIC_NAMES, Scores, measure, selection_score
 
 MAX_WARMUP_STEPS = 200
+MAX_SKIPPED_IN_A_ROW = 20
+"""Steps without a finite gradient before a run gives up; fp16's loss scale needs a few to find its size."""
 
 
 @dataclass(slots=True)
@@ -58,7 +65,10 @@ class Budget:
 
 @dataclass(slots=True)
 class TrainingRun:
-    """What ``train`` works on: the model, both splits as pixels, and the folder that holds the run."""
+    """What ``train`` works on: the model, both splits as pixels, and the folder that holds the run.
+
+    ``metric``: the one of ``METRIC_NAMES`` that selects, which the validation split can give.
+    """
 
     clip: Clip
     train: DecodedSplit
@@ -70,28 +80,55 @@ class TrainingRun:
     log: RunLog
     budget: Budget
     progress: Progress
-    quiet: bool = False
+    world: World
+    metric: str = "mrr10"
 
 
 def train(run: TrainingRun) -> str:
     """Train until the epochs, the time or the patience are used up; returns why it stopped.
 
-    After every epoch the run folder holds the best checkpoint so far and the state to resume from.
+    After every epoch the run folder holds the best checkpoint so far; it holds the state to resume from after every
+    epoch, every ``save_minutes``, and after Ctrl-C, which raises ``KeyboardInterrupt`` when its step is done.
     """
-    options = run.options
-    model = run.clip.model
-    optimiser = build_optimiser(model, options.learning_rate, options.weight_decay)
-    if run.progress.epoch:
-        restore(run.folder, model, optimiser)
-    sampler = CaptionSampler([record.captions for record in run.train.records], options.batch_size, options.seed)
+    learner = build_learner(run)
+    if run.progress.started:
+        restore(run.folder, learner)
+    sampler = build_sampler(run.train, run.options)
     pixels = torch.from_numpy(run.train.pixels).permute(0, 3, 1, 2).to(run.clip.device)  # (N, 3, S', S') uint8
-    while not (reason := stop_reason(run)):
-        loss = train_epoch(run, sampler, pixels, optimiser)
-        model.eval()
-        with precision(run.clip.device):
-            scores = measure(run.clip, run.validation, run.classes, run.prompt)
-        finish_epoch(run, loss, scores, optimiser)
+    saver = StateSaver(run.folder, run.options.save_minutes, run.world.is_main, run.log.say)
+    with Interrupts() as interrupts:
+        while not (reason := run.world.agree(stop_reason(run))):
+            train_epoch(run, learner, sampler, pixels, saver, interrupts)
+            if run.world.is_main:
+                with evaluated(learner), learner.stepper.precision.autocast():
+                    scores = measure(run.clip, run.validation, run.classes, run.prompt)
+                    outdated = keep_if_best(run, scores)
+                finish_epoch(run, learner, scores, outdated)
+            run.progress = run.world.agree(run.progress)
+            if run.world.agree(interrupts.asked):
+                raise KeyboardInterrupt
     return reason
+
+
+def build_learner(run: TrainingRun) -> Learner:
+    """The model with its optimiser and what else changes from step to step, the same in every process."""
+    model, options = run.clip.model, run.options
+    counts = prepare(model, options)
+    stepper = Stepper(run.clip, options, run.world)
+    run.world.broadcast(model)
+    optimiser = build_optimiser(model, options)
+    if own := list(stepper.parameters()):
+        optimiser.add_param_group({"params": own, "weight_decay": 0.0, "lr_scale": 1.0})
+    for line in (counts.line(), *stepper.notes):
+        run.log.say(line)
+    return Learner(model, optimiser, stepper, Ema(model, options.ema) if options.ema else None)
+
+
+def build_sampler(split: DecodedSplit, options: TrainOptions) -> CaptionSampler:
+    """Batches of one caption of each image; losses that know several positives get equal captions side by side."""
+    captions = [record.captions for record in split.records]
+    several = options.loss == "multi-positive"
+    return CaptionSampler(captions, options.batch_size, options.seed, options.epoch_size, duplicates=several)
 
 
 def stop_reason(run: TrainingRun) -> str:
@@ -100,122 +137,143 @@ def stop_reason(run: TrainingRun) -> str:
     if progress.epoch >= options.epochs:
         return "all epochs done"
     if options.patience and progress.epochs_since_best >= options.patience:
-        return f"no better validation MRR@10 for {options.patience} epochs"
+        return f"no better validation {METRIC_NAMES[run.metric]} for {options.patience} epochs"
     if progress.epoch and run.budget.progress(progress.step) >= 1:
         return "the time budget is used up"
     return ""
 
 
-def train_epoch(run: TrainingRun, sampler: CaptionSampler, pixels: Tensor, optimiser: torch.optim.Optimizer) -> float:
-    """One pass: each image at most once, with one of its captions. Returns the mean loss."""
-    options, clip, progress = run.options, run.clip, run.progress
-    seed = hash((options.seed, progress.epoch)) & 0x7FFFFFFF
-    torch.manual_seed(seed)  # dropout, where a model has it
-    generator = torch.Generator().manual_seed(seed)  # augmentation
-    noise = np.random.default_rng(seed)
+def train_epoch(
+    run: TrainingRun,
+    learner: Learner,
+    sampler: CaptionSampler,
+    pixels: Tensor,
+    saver: StateSaver,
+    interrupts: Interrupts,
+) -> None:
+    """One pass, or the rest of one: each image at most once, with one of its captions."""
+    options, progress, world = run.options, run.progress, run.world
     warmup = min(MAX_WARMUP_STEPS, round(options.warmup * run.budget.total_steps))
-    changes = AUGMENTATIONS[options.augment]
-    clip.model.train()
-    losses: list[float] = []
-    bar = tqdm(total=len(sampler), desc=f"epoch {progress.epoch + 1}", unit="step", leave=False, disable=run.quiet)
-    for batch in sampler.epoch(progress.epoch):
-        done = run.budget.progress(progress.step)
-        if done >= 1 and losses:
-            break
-        set_learning_rate(optimiser, options.learning_rate * learning_rate_factor(progress.step, warmup, done))
-        images = augment(pixels[batch.images], clip.image_size, changes, generator)  # (B, 3, S, S)
-        with precision(clip.device):
-            image_features = clip.image_features(clip.normalise(images))  # (B, D)
-            text_features = embed_captions(clip, batch.captions, options.token_noise, noise)  # (B, D)
-        loss = contrastive_loss(image_features, text_features, clip.model.logit_scale)
-        losses.append(check_finite(float(loss.detach()), progress.step))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
-        torch.nn.utils.clip_grad_norm_(clip.model.parameters(), options.max_grad_norm)
-        optimiser.step()
+    set_training(learner.model)
+    title = f"epoch {progress.epoch + 1}"
+    bar = tqdm(total=len(sampler), initial=progress.batch, desc=title, unit="step", leave=False, disable=run.log.quiet)
+    with bar:
+        for batch in sampler.epoch(progress.epoch, skip=progress.batch):
+            done, asked = world.agree((run.budget.progress(progress.step), interrupts.asked))
+            if asked:
+                saver.save(progress, learner)
+                raise KeyboardInterrupt
+            if done >= 1 and progress.batch:
+                break
+            rate = options.learning_rate * learning_rate_factor(progress.step, warmup, done)
+            set_learning_rate(learner.optimiser, rate)
+            loss, norm = train_step(run, learner, batch, pixels)
+            progress.count_step(loss, run.budget.seconds)
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update()
+            run.log.step(progress, len(sampler), loss, norm, rate, logit_scale(run.clip))
+            saver.save_if_due(progress, learner)
+
+
+def train_step(run: TrainingRun, learner: Learner, batch: Batch, pixels: Tensor) -> tuple[float, float]:
+    """One step on one batch: returns the loss and the norm of its gradient, before clipping.
+
+    Raises ``InputError`` when the loss is not finite: training on would destroy the weights.
+    """
+    options, clip, progress, mine = run.options, run.clip, run.progress, run.world.rows(len(batch.images))
+    seed = step_seed(options.seed, progress.epoch, progress.batch)
+    torch.manual_seed(seed + run.world.rank)  # dropout, where a model has it
+    generator = torch.Generator().manual_seed(seed)
+    images = augment(pixels[batch.images], clip.image_size, AUGMENTATIONS[options.augment], generator)  # (B, 3, S, S)
+    ids = caption_ids(clip, batch.captions, options.token_noise, np.random.default_rng(seed))
+    loss = learner.stepper.backward(clip.normalise(images[mine]), ids[mine], batch.groups[mine])
+    check_finite(loss, progress.step)
+    norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters(), options.max_grad_norm))
+    if count_skipped(progress, norm):
+        learner.optimiser.step()
         clamp_logit_scale(clip.model.logit_scale)
-        progress.step += 1
-        bar.set_postfix_str(f"loss {losses[-1]:.3f}", refresh=False)
-        bar.update()
-    bar.close()
-    return float(np.mean(losses)) if losses else math.nan
+        if learner.ema:
+            learner.ema.update()
+    return loss, norm
 
 
-def embed_captions(
-    clip: Clip, captions: Sequence[str], chance: float, generator: np.random.Generator, parts: int = 4
-) -> Tensor:
-    """(B, D) text features in the order given; on CPU in parts of like lengths, which halves the padding."""
+def step_seed(seed: int, epoch: int, batch: int) -> int:
+    """A number of 63 bits for one step, the same on every machine."""
+    return int(np.random.SeedSequence((seed, epoch, batch)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def caption_ids(clip: Clip, captions: list[str], chance: float, generator: np.random.Generator) -> list[list[int]]:
+    """Token ids of each caption, with random tokens put in where ``chance`` is above 0."""
     ids = token_ids(clip.tokenizer, captions, clip.text_length)
-    if chance:
-        special = set(clip.tokenizer.all_special_ids)
-        choices = [number for number in range(len(clip.tokenizer)) if number not in special]
-        ids = [insert_tokens(text, chance, choices, clip.text_length, generator) for text in ids]
-    if clip.device.type != "cpu" or len(captions) < 8 * parts:
-        return clip.token_features(pad(clip.tokenizer, ids))
-    order = np.argsort([len(text) for text in ids], kind="stable")
-    split = np.array_split(order, parts)
-    features = torch.cat([clip.token_features(pad(clip.tokenizer, [ids[i] for i in part])) for part in split])
-    return features[torch.from_numpy(np.argsort(order))]
+    if not chance:
+        return ids
+    special = set(clip.tokenizer.all_special_ids)
+    choices = [number for number in range(len(clip.tokenizer)) if number not in special]
+    return [insert_tokens(text, chance, choices, clip.text_length, generator) for text in ids]
 
 
-def finish_epoch(run: TrainingRun, loss: float, scores: Scores, optimiser: torch.optim.Optimizer) -> None:
-    """Keep the checkpoint if it is the best so far, log, save the state: in an order in which a kill loses nothing."""
+@contextmanager
+def evaluated(learner: Learner) -> Iterator[None]:
+    """Inside, the model is what would be kept: in evaluation mode, averaged (EMA), with LoRA merged in."""
+    learner.model.eval()
+    with learner.ema.swapped() if learner.ema else nullcontext(), merged(learner.model):
+        yield
+
+
+def keep_if_best(run: TrainingRun, scores: Scores) -> str:
+    """Write the model as a checkpoint if no epoch was better; returns the folder that it outdates, if any."""
     progress = run.progress
-    score = scores.retrieval.mean_mrr10 if scores.retrieval else -loss
-    outdated = ""
-    if progress.best_epoch < 0 or score > progress.best_score:
-        folder = run.folder / f"epoch-{progress.epoch + 1:04d}"
-        clip = run.clip
-        save_clip(folder, clip.model, clip.tokenizer, clip.settings.to_processor(), overwrite=True)
-        outdated, progress.best_folder = progress.best_folder, folder.name
-        progress.best_score, progress.best_epoch, progress.epochs_since_best = score, progress.epoch, 0
-    else:
+    score = selection_score(run.metric, scores, progress.loss)
+    if progress.best_epoch >= 0 and score <= progress.best_score:
         progress.epochs_since_best += 1
-    run.log.write(
-        "epoch",
-        epoch=progress.epoch,
-        step=progress.step,
-        loss=loss,
-        seconds=run.budget.seconds,
-        logit_scale=float(run.clip.model.logit_scale.detach().exp()),
-        validation=scores.to_json(),
-    )
-    progress.epoch += 1
-    progress.seconds = run.budget.seconds
-    save_state(run.folder, progress, run.clip.model, optimiser)
+        return ""
+    folder = run.folder / f"epoch-{progress.epoch + 1:04d}"
+    clip = run.clip
+    save_clip(folder, clip.model, clip.tokenizer, clip.settings.to_processor(), overwrite=True)
+    outdated, progress.best_folder = progress.best_folder, folder.name
+    progress.best_score, progress.best_epoch, progress.epochs_since_best = score, progress.epoch, 0
+    progress.best_validation = scores.to_json()
+    return outdated if outdated != folder.name else ""
+
+
+def finish_epoch(run: TrainingRun, learner: Learner, scores: Scores, outdated: str) -> None:
+    """Log, save the state, and only then remove what is outdated: in an order in which a kill loses nothing."""
+    progress, loss = run.progress, run.progress.loss
+    run.log.epoch(progress, scores, logit_scale(run.clip), run.budget.seconds)
+    progress.finish_epoch(run.budget.seconds)
+    save_state(run.folder, progress, learner)
     if outdated:
-        remove_checkpoint(run.folder / outdated)
-    plot_curves(run.log.read("epoch"), run.folder / "curves.png")
-    if not run.quiet:
-        tqdm.write(f"epoch {progress.epoch}: loss {loss:.3f}, {scores.line()} ({progress.seconds:.0f} s)")
+        shutil.rmtree(run.folder / outdated, ignore_errors=True)
+    run.log.say(f"epoch {progress.epoch}: loss {loss:.3f}, {scores.line()} ({progress.seconds:.0f} s)")
 
 
-def remove_checkpoint(folder: Path) -> None:
-    """Delete an outdated checkpoint of this run."""
-    shutil.rmtree(folder, ignore_errors=True)
+def logit_scale(clip: Clip) -> float:
+    """The model's inverse temperature."""
+    return float(clip.model.logit_scale.detach().exp())
 
 
 def check_finite(loss: float, step: int) -> float:
     """The loss itself. Raises ``InputError`` when it is NaN or infinite: training on would destroy the weights."""
     if not math.isfinite(loss):
-        raise InputError(f"the loss became {loss} at step {step + 1}: give a smaller --learning-rate")
+        raise InputError(
+            f"the loss became {loss} at step {step + 1}: give a smaller --learning-rate, or --precision fp32"
+        )
     return loss
 
 
-def precision(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 autocast where the processor multiplies bf16 natively (it halves the time of a step), else nothing."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
-    if device.type == "cpu" and native_bf16():
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
+def count_skipped(progress: Progress, norm: float) -> bool:
+    """Whether the step can be taken: a gradient that is not finite is passed over, and counted.
 
-
-@cache
-def native_bf16() -> bool:
-    """Whether this CPU has bf16 matrix instructions (AVX512_BF16 or AMX); False where the system does not tell."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    Raises ``InputError`` when too many come in a row.
+    """
+    if math.isfinite(norm):
+        progress.skipped_in_a_row = 0
+        return True
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    if progress.skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+        raise InputError(
+            f"{progress.skipped_in_a_row} steps in a row up to step {progress.step + 1} had no finite gradient: "
+            "give a smaller --learning-rate, or --precision fp32"
+        )
+    return False

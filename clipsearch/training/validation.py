@@ -75,6 +75,38 @@ def scores_from_json(values: Mapping[str, Any]) -> Scores:
     return Scores(zero_shot, retrieval)
 
 
+METRIC_NAMES = {
+    "mrr10": "MRR@10",
+    **{f"recall{k}": f"recall@{k}" for k in (1, 5, 10)},
+    "mean-recall": "mean recall",
+    **{f"hits{k}": f"zero-shot hits@{k}" for k in (1, 3, 5, 10)},
+    "loss": "training loss",
+}
+"""What can select the best epoch, as people call it; retrieval metrics are means of both directions."""
+
+
+def can_select(metric: str, captioned: bool, labelled: bool) -> bool:
+    """Whether a split with captions or with labels can give ``metric``."""
+    return metric == "loss" or (labelled if metric.startswith("hits") else captioned)
+
+
+def selection_score(metric: str, scores: Scores, loss: float) -> float:
+    """The value that selects the best epoch, larger is better. ``scores`` must have what ``metric`` needs."""
+    if metric == "loss":
+        return -loss
+    if metric.startswith("hits"):
+        assert scores.zero_shot is not None
+        return scores.zero_shot.hits[int(metric.removeprefix("hits"))]
+    found = scores.retrieval
+    assert found is not None
+    if metric == "mrr10":
+        return found.mean_mrr10
+    both = (found.text_to_image_hits, found.image_to_text_hits)
+    if metric == "mean-recall":  # of the six, as RemoteCLIP's and CLIP_benchmark's tables have it
+        return float(np.mean([hits for hits_by_k in both for hits in hits_by_k.values()]))
+    return float(np.mean([hits_by_k[int(metric.removeprefix("recall"))] for hits_by_k in both]))
+
+
 def measure(clip: Clip, split: DecodedSplit, classes: Mapping[str, str], prompt: str) -> Scores:
     """Embed a decoded split once and score it; ``classes`` maps a label to its words in ``prompt``."""
     images = clip.embed_pixels(split.pixels) if len(split) else np.zeros((0, clip.dim), np.float32)

@@ -1,0 +1,195 @@
+"""A residual adapter on stored embeddings: loaded and applied in numpy, at query and at feed time.
+
+Each tower has a bottleneck ``r(v) = relu(v @ down) @ up``; an embedding ``v`` becomes ``(1 - alpha) v + alpha norm(v +
+r(v))``, scaled to length 1 (the residual feature adapter of CLIP-Adapter, Gao et al. 2021, on both towers, with the
+interpolation of WiSE-FT, Wortsman et al. 2022, between outputs). Images that were encoded once are adapted while they
+are fed, queries when they are asked; no image is opened again. ``clipsearch.training.adapting`` trains it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsearch.errors import CheckpointError
+from clipsearch.records import Embedded
+
+Vectors = NDArray[np.float32]
+FORMAT = "clipsearch-adapter-1"
+_NAMES = ("image.down", "image.up", "text.down", "text.up")
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """One tower's bottleneck: ``down`` (D, R) and ``up`` (R, D), float32."""
+
+    down: Vectors
+    up: Vectors
+
+    def __call__(self, vectors: Any, alpha: float) -> Vectors:
+        """(N, D) -> (N, D) float32, unit norm."""
+        given = unit(np.asarray(vectors, np.float32))
+        adapted = unit(given + np.maximum(given @ self.down, 0.0) @ self.up)
+        return unit((1 - alpha) * given + alpha * adapted)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What ``clipsearch adapt`` made for one model.
+
+    ``base``: id of the model whose embeddings it adapts; ``alpha``: 0 leaves them as they are, 1 takes the adapted ones;
+    ``about``: how it was made, plain values.
+    """
+
+    base: str
+    image: Tower
+    text: Tower
+    alpha: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Size of the embeddings."""
+        return int(self.image.down.shape[0])
+
+    @property
+    def model_id(self) -> str:
+        """The adapted model's own id, ``<base>+<8 hex digits>``: adapted and plain embeddings do not mix unnoticed."""
+        digest = hashlib.sha256(np.float32(self.alpha).tobytes())
+        for part in _arrays(self).values():
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return f"{self.base}+{digest.hexdigest()[:8]}"
+
+    def apply_images(self, vectors: Any) -> Vectors:
+        """Image embeddings (N, D) -> (N, D) float32, unit norm."""
+        return self.image(self._sized(vectors), self.alpha)
+
+    def apply_texts(self, vectors: Any) -> Vectors:
+        """Text embeddings (N, D) -> (N, D) float32, unit norm."""
+        return self.text(self._sized(vectors), self.alpha)
+
+    def apply_row(self, row: Embedded) -> Embedded:
+        """One row of a shard with its embedding and model id adapted. Raises ``CheckpointError`` for another model's."""
+        self.check(row.model_id, f"the embedding of {row.record.id}")
+        return replace(row, embedding=self.apply_images(row.embedding[None])[0], model_id=self.model_id)
+
+    def check(self, model_id: str, what: str = "the model") -> None:
+        """Raise ``CheckpointError`` unless ``what``, which is ``model_id``'s, comes from the model adapted here."""
+        if model_id == self.model_id:
+            raise CheckpointError(f"{what} is adapted already ({model_id}): leave out --adapter")
+        if model_id != self.base:
+            raise CheckpointError(
+                f"the adapter was made for the model {self.base}, and {what} is of {model_id}: use that model, "
+                "or make an adapter for this one with 'clipsearch adapt'"
+            )
+
+    def _sized(self, vectors: Any) -> Vectors:
+        array = np.asarray(vectors, np.float32)
+        if array.ndim != 2 or array.shape[1] != self.dim:
+            raise CheckpointError(f"the adapter takes embeddings of {self.dim} numbers, not an array {array.shape}")
+        return array
+
+
+class AdaptedModel:
+    """A model with an adapter behind its towers; an ``Encoder`` as ``QueryEncoder`` and the evaluation take it."""
+
+    def __init__(self, model: Any, adapter: Adapter) -> None:
+        adapter.check(model.model_id)
+        self._model = model
+        self._adapter = adapter
+        self.model_id = adapter.model_id
+        self.dim = adapter.dim
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)  # preprocess, image_size and the like are the model's own
+
+    def embed_texts(self, texts: Sequence[str], *more: Any) -> Vectors:
+        """(N, D) float32, unit norm, adapted, for N texts."""
+        return self._adapter.apply_texts(self._model.embed_texts(texts, *more))
+
+    def embed_images(self, images: Sequence[Any]) -> Vectors:
+        """(N, D) float32, unit norm, adapted, for N images of (H, W, 3) uint8."""
+        return self._adapter.apply_images(self._model.embed_images(images))
+
+    def embed_pixels(self, pixels: Any, *more: Any) -> Vectors:
+        """(N, D) float32, unit norm, adapted, for (N, S, S, 3) uint8."""
+        return self._adapter.apply_images(self._model.embed_pixels(pixels, *more))
+
+
+def adapted(model: Any, path: str | Path | None) -> Any:
+    """``model`` behind the adapter in the file ``path``; the model itself where ``path`` is None."""
+    return AdaptedModel(model, load_adapter(path)) if path else model
+
+
+def save_adapter(path: str | Path, adapter: Adapter) -> Path:
+    """Write the adapter as one safetensors file, in one step; its folder is made."""
+    from safetensors.numpy import save
+
+    path = Path(path)
+    about = {"format": FORMAT, "base": adapter.base, "alpha": repr(adapter.alpha), "about": json.dumps(adapter.about)}
+    arrays = {name: np.ascontiguousarray(part, np.float32) for name, part in _arrays(adapter).items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(save(arrays, about))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def load_adapter(path: str | Path) -> Adapter:
+    """Read what ``save_adapter`` wrote. Raises ``CheckpointError`` for a file that is missing, damaged or another's."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no adapter file {path}: make one with 'clipsearch adapt SHARDS --out {path}'")
+    try:
+        with safe_open(path, "numpy") as file:
+            about = file.metadata() or {}
+            parts = {name: file.get_tensor(name) for name in file.keys()}
+        if about.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is no adapter that 'clipsearch adapt' wrote")
+        image_down, image_up, text_down, text_up = (parts[name] for name in _NAMES)
+        adapter = Adapter(
+            about["base"], Tower(image_down, image_up), Tower(text_down, text_up),
+            float(about["alpha"]), json.loads(about["about"]),
+        )  # fmt: skip
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): make it again with 'clipsearch adapt'") from error
+    _whole(path, adapter)
+    return adapter
+
+
+def unit(vectors: Any) -> Vectors:
+    """(..., D) scaled to length 1; a vector of zeros stays zero."""
+    array = np.asarray(vectors, np.float32)
+    length = np.linalg.norm(array, axis=-1, keepdims=True)
+    scaled: Vectors = np.divide(array, length, out=np.zeros_like(array), where=length > 0)
+    return scaled
+
+
+def _arrays(adapter: Adapter) -> dict[str, Vectors]:
+    parts = (adapter.image.down, adapter.image.up, adapter.text.down, adapter.text.up)
+    return dict(zip(_NAMES, parts, strict=True))
+
+
+def _whole(path: Path, adapter: Adapter) -> None:
+    """Raise ``CheckpointError`` for matrices that do not fit each other, or numbers that are not finite."""
+    down, up = (adapter.image.down, adapter.text.down), (adapter.image.up, adapter.text.up)
+    fit = all(a.ndim == 2 and b.shape == a.shape[::-1] and len(a) == adapter.dim for a, b in zip(down, up, strict=True))
+    if not fit or not 0 <= adapter.alpha <= 1 or not all(np.isfinite(part).all() for part in (*down, *up)):
+        raise CheckpointError(f"{path} is damaged (its matrices do not fit): make it again with 'clipsearch adapt'")
