@@ -32,11 +32,11 @@ from clipsearch.training.step import Stepper
 
 ARCHITECTURES = ("vit-b-32", "tiny")
 LEARNING_RATE = 1e-5
-WORDS = (
-    "many planes are parked near a terminal in an airport some green trees around long buildings with white roofs river "
-    "bridge over it two tennis courts next to road cars piece of bare land storage tanks square centre railway station "
-    "there is the and surrounded by on side viaduct beach blue water dense residential area farmland football field"
-).split()
+SENTENCES = """many planes are parked near a terminal in an airport
+some green trees around long buildings with white roofs and a river with bridge over it
+two tennis courts next to road cars piece of bare land storage tanks square centre railway station
+there is the surrounded by on side viaduct beach blue water dense residential area farmland football field"""
+WORDS = sorted(set(SENTENCES.split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ def build(architecture: str, device: torch.device) -> Clip:
     """The architecture with random weights, seeded; its tokenizer is learned from the benchmark's words."""
     torch.manual_seed(0)
     if architecture == "tiny":
-        model, tokenizer = build_tiny([" ".join(WORDS)] * 2, TinyOptions())
+        model, tokenizer = build_tiny([SENTENCES, SENTENCES + "."], TinyOptions())
         return Clip(model, tokenizer, PixelSettings(64), "tiny-random", device)
-    tokenizer = train_tokenizer([" ".join(WORDS)] * 2, max_length=77)
+    tokenizer = train_tokenizer([SENTENCES, SENTENCES + "."], max_length=77)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = CLIPModel(CLIPConfig(text_config={**ends, "pad_token_id": tokenizer.eos_token_id}))  # defaults are B/32
     return Clip(model, tokenizer, PixelSettings(224), "vit-b-32-random", device)
@@ -102,7 +102,7 @@ class Ours:
 
 
 class Plain:
-    """What the tutorials do: ``CLIPProcessor`` on each batch, texts padded to the longest that the model takes, fp32."""
+    """What tutorials do: ``CLIPProcessor`` on each batch, texts padded to the longest that the model takes, fp32."""
 
     def __init__(self, clip: Clip, pairs: Pairs) -> None:
         self.clip, self.pairs = clip, pairs
@@ -175,7 +175,7 @@ def copied(clip: Clip) -> Clip:
 
 
 def open_clip(work: Path) -> Any:
-    """The library, installed below ``work`` where it is not yet. Raises ``RuntimeError`` with the reason if it cannot be.
+    """The library, installed below ``work`` where it is missing. Raises ``RuntimeError`` with why it cannot be.
 
     It imports torchvision for its image transforms and for one kind of layer; where torchvision cannot be had beside
     this torch, an empty stand-in lets it import: its model, loss and tokenizer use none of it.

@@ -45,7 +45,7 @@ class Tower:
 class Adapter:
     """What ``clipsearch adapt`` made for one model.
 
-    ``base``: id of the model whose embeddings it adapts; ``alpha``: 0 leaves them as they are, 1 takes the adapted ones;
+    ``base``: id of the model whose embeddings it adapts; ``alpha``: 0 leaves them as they are, 1 takes adapted ones;
     ``about``: how it was made, plain values.
     """
 
@@ -77,7 +77,7 @@ class Adapter:
         return self.text(self._sized(vectors), self.alpha)
 
     def apply_row(self, row: Embedded) -> Embedded:
-        """One row of a shard with its embedding and model id adapted. Raises ``CheckpointError`` for another model's."""
+        """One row of a shard, its embedding and model id adapted. Raises ``CheckpointError`` for another model's."""
         self.check(row.model_id, f"the embedding of {row.record.id}")
         return replace(row, embedding=self.apply_images(row.embedding[None])[0], model_id=self.model_id)
 
@@ -111,17 +111,17 @@ class AdaptedModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)  # preprocess, image_size and the like are the model's own
 
-    def embed_texts(self, texts: Sequence[str], *more: Any) -> Vectors:
+    def embed_texts(self, texts: Sequence[str], **more: Any) -> Vectors:
         """(N, D) float32, unit norm, adapted, for N texts."""
-        return self._adapter.apply_texts(self._model.embed_texts(texts, *more))
+        return self._adapter.apply_texts(self._model.embed_texts(texts, **more))
 
     def embed_images(self, images: Sequence[Any]) -> Vectors:
         """(N, D) float32, unit norm, adapted, for N images of (H, W, 3) uint8."""
         return self._adapter.apply_images(self._model.embed_images(images))
 
-    def embed_pixels(self, pixels: Any, *more: Any) -> Vectors:
+    def embed_pixels(self, pixels: Any, **more: Any) -> Vectors:
         """(N, D) float32, unit norm, adapted, for (N, S, S, 3) uint8."""
-        return self._adapter.apply_images(self._model.embed_pixels(pixels, *more))
+        return self._adapter.apply_images(self._model.embed_pixels(pixels, **more))
 
 
 def adapted(model: Any, path: str | Path | None) -> Any:
@@ -160,7 +160,7 @@ def load_adapter(path: str | Path) -> Adapter:
     try:
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}
-            parts = {name: file.get_tensor(name) for name in file.keys()}
+            parts = {name: file.get_tensor(name) for name in _NAMES}
         if about.get("format") != FORMAT:
             raise CheckpointError(f"{path} is no adapter that 'clipsearch adapt' wrote")
         image_down, image_up, text_down, text_up = (parts[name] for name in _NAMES)

@@ -19,9 +19,11 @@ from clipsearch.errors import ClipsearchError
 COMMANDS: Mapping[str, str] = {
     "sample": "Draw the built-in sample corpus of aerial scenes.",
     "audit": "Find broken images, duplicates, leakage and odd captions.",
+    "backtranslate": "Write further training captions by back-translation.",
     "finetune": "Fine-tune CLIP on a corpus of images and captions.",
     "evaluate": "Measure a checkpoint: zero-shot hits@k and retrieval.",
     "encode": "Turn a corpus into embedding shards.",
+    "adapt": "Adapt a model to a domain in a second, from stored embeddings.",
     "feed": "Push embedding shards into Vespa or the local engine.",
     "search": "Search from the terminal, with scores explained.",
     "engine": "Serve a Vespa application package from this machine.",

@@ -303,9 +303,10 @@ def _print_times(demo: Demo) -> None:
 
 
 def _corpus_root(options: DemoOptions, folder: Path) -> str:
-    name = _read_json(folder / "shards" / "manifest.json")["corpus"]
-    root = folder / "corpus" if options.corpus == "sample" else Path(options.corpus)
-    return f"{name}={root}"
+    manifest = _read_json(folder / "shards" / "manifest.json")
+    given = manifest.get("root") or options.corpus  # the corpus may be a file in its folder, or on the hub
+    root = folder / "corpus" if options.corpus == "sample" else Path(given)
+    return f"{manifest['corpus']}={root}"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def _unidentified(data: bytes) -> str:
 
 def _damaged(error: Exception) -> str:
     text = str(error)
-    if "truncated" in text or isinstance(error, EOFError):
+    if "truncated" in text.lower() or isinstance(error, EOFError):
         return "the file is truncated: it ends before the picture does"
     if isinstance(error, MemoryError):
         return "the picture does not fit in memory"

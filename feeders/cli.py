@@ -19,6 +19,7 @@ def feed() -> None:
 @click.option("--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="Connections in use.")
 @click.option("--patience", type=float, default=60.0, show_default=True, help="Seconds to wait for a lost endpoint.")
 @click.option("--dead-letters", type=click.Path(path_type=Path), help="Default: dead-letters.jsonl in SHARDS.")
+@click.option("--adapter", type=click.Path(path_type=Path), help='Adapt the embeddings: what "adapt" wrote.')
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def shards_command(
@@ -28,6 +29,7 @@ def shards_command(
     workers: int,
     patience: float,
     dead_letters: Path | None,
+    adapter: Path | None,
     as_json: bool,
 ) -> None:
     """Push embedding shards into Vespa or the local engine.
@@ -42,7 +44,7 @@ def shards_command(
     """
     from feeders.shards import feed_shards
 
-    summary = feed_shards(shards, url, workers=workers, patience=patience, dead_letters=dead_letters)
+    summary = feed_shards(shards, url, workers=workers, patience=patience, dead_letters=dead_letters, adapter=adapter)
     click.echo(json.dumps(summary.as_json()) if as_json else str(summary))
     if not summary.complete:
         context.exit(1)

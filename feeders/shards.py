@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from clipsearch.adapter import Adapter, load_adapter
 from clipsearch.errors import InputError, RejectedError, ShardError
 from clipsearch.records import Embedded
 from clipsearch.search.endpoint import DEFAULT_URL, Endpoint, parse_id
@@ -90,6 +91,7 @@ def feed_shards(
     patience: float = 60.0,
     dead_letters: Path | None = None,
     progress: bool = True,
+    adapter: Path | None = None,
 ) -> FeedSummary:
     """Put every row of the shards in ``folder`` into the index at ``url``; idempotent, so run it again at
     will.
@@ -97,7 +99,8 @@ def feed_shards(
     A document that the endpoint refuses is counted and written to ``dead_letters`` (by default
     ``dead-letters.jsonl`` in ``folder``). Raises ``UnreachableError`` or ``RejectedError`` at once when no
     application answers, and ``ShardError`` when ``folder`` holds no rows or the application stores vectors of
-    another size. What an interrupted encoding left is fed, with a warning.
+    another size. What an interrupted encoding left is fed, with a warning. ``adapter``: a file of ``clipsearch adapt``
+    that every embedding goes through; ``CheckpointError`` when it was made for another model.
     """
     shards = open_shards(folder)
     if not len(shards):
@@ -105,10 +108,14 @@ def feed_shards(
     if not shards.manifest.complete:
         message = f"Warning: 'clipsearch encode' did not get to its end in {folder}: feeding {len(shards)} images"
         tqdm.write(message, file=sys.stderr)
+    change = load_adapter(adapter) if adapter else None
+    if change:
+        change.check(shards.manifest.model_id, f"what {folder} was encoded with")
     endpoint = Endpoint(url, timeout=60.0)
     try:
         endpoint.status()
-        return _feed(shards, folder, endpoint, workers, patience, dead_letters or folder / DEAD_LETTERS, progress)
+        letters = dead_letters or folder / DEAD_LETTERS
+        return _feed(shards, folder, endpoint, workers, patience, letters, progress, change)
     finally:
         endpoint.close()
 
@@ -121,6 +128,7 @@ def _feed(
     patience: float,
     dead_letters: Path,
     progress: bool,
+    adapter: Adapter | None,
 ) -> FeedSummary:
     letters = DeadLetters(dead_letters)
     counts = {"fed": 0, "failed": 0}
@@ -136,7 +144,7 @@ def _feed(
 
         try:
             Dispatcher(done, workers=workers, in_flight=4 * workers, patience=patience).run(
-                _operations(shards, folder, endpoint)
+                _operations(shards, folder, endpoint, adapter)
             )
         finally:
             letters.close()
@@ -147,12 +155,12 @@ def _feed(
     )
 
 
-def _operations(shards: Shards, folder: Path, endpoint: Endpoint) -> Iterator[Operation]:
+def _operations(shards: Shards, folder: Path, endpoint: Endpoint, adapter: Adapter | None) -> Iterator[Operation]:
     """One put for each row. The first is sent here, alone: a wrong vector size must stop the feed, not fail
     it.
     """
     for number, row in enumerate(shards):
-        send = _put(endpoint, row)
+        send = _put(endpoint, row, adapter)
         if number == 0:
             try:
                 send()
@@ -164,10 +172,10 @@ def _operations(shards: Shards, folder: Path, endpoint: Endpoint) -> Iterator[Op
         yield Operation(row.record.id, send)
 
 
-def _put(endpoint: Endpoint, row: Embedded) -> Callable[[], None]:
+def _put(endpoint: Endpoint, row: Embedded, adapter: Adapter | None) -> Callable[[], None]:
     def send() -> None:
         corpus, key = parse_id(row.record.id)
-        endpoint.put(corpus, key, document_fields(row))
+        endpoint.put(corpus, key, document_fields(adapter.apply_row(row) if adapter else row))
 
     return send
 

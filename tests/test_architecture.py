@@ -25,6 +25,8 @@ LAW: dict[str, set[str]] = {
     "lookahead": set(),
     "metrics": set(),
     "prompts": set(),
+    "adapter": set(),
+    "transduction": set(),
     "serving": set(),
     "application": set(),
     "appwriter": set(),
@@ -32,18 +34,20 @@ LAW: dict[str, set[str]] = {
     "audit": {"captions", "corpora", "images", "lookahead"},
     "clip": set(),
     "shards": set(),
-    "training": {"clip", "corpora", "images", "lookahead", "metrics"},
+    "training": {"adapter", "captions", "clip", "corpora", "images", "lookahead", "metrics"},
     "encoding": {"clip", "corpora", "images", "lookahead", "shards"},
     "search": set(),
-    "evaluation": {"captions", "clip", "corpora", "images", "lookahead", "metrics", "prompts"},
-    "feeders": {"captions", "search", "shards"},
+    "evaluation": {
+        "adapter", "captions", "clip", "corpora", "images", "lookahead", "metrics", "prompts", "transduction",
+    },  # fmt: skip
+    "feeders": {"adapter", "captions", "search", "shards"},
     "web": {"corpora", "images", "search", "serving"},
     "engine": {"serving"},
     "demo": {"clip", "corpora", "search", "serving"},
 }
 LIBRARIES = {
     "torch": {"clip", "training"},
-    "transformers": {"clip"},
+    "transformers": {"clip", "training"},
     "vespa": {"search"},
     "pyarrow": {"corpora", "shards"},
     "datasets": {"corpora"},

@@ -10,7 +10,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, VisionTextDualEncoderModel
 
-from clipsearch.clip import ConvTower, ConvTowerConfig, PixelSettings, TinyOptions, build_tiny, save_clip
+from clipsearch.clip import (
+    Clip,
+    ConvTower,
+    ConvTowerConfig,
+    PixelSettings,
+    TinyOptions,
+    WordTower,
+    WordTowerConfig,
+    build_tiny,
+    load_clip,
+    save_clip,
+)
 
 CAPTIONS = ["many planes are parked near a terminal", "a river with a bridge", "storage tanks near a river"]
 SMALL = TinyOptions(dim=32, image_size=32, channels=(8, 16), strides=(2, 2), text_width=32, text_layers=1, text_heads=2)
@@ -86,3 +97,40 @@ def test_importing_the_room_is_all_that_a_foreign_program_needs(tmp_path: Path) 
         [sys.executable, "-c", code, str(tmp_path / "tiny")], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "ConvTower"
+
+
+def test_words_count_whatever_their_order_and_padding() -> None:
+    torch.manual_seed(0)
+    tower = WordTower(WordTowerConfig(vocab_size=20, hidden_size=8, eos_token_id=19)).eval()
+    torch.nn.init.normal_(tower.embeddings.token_weight.weight)
+    texts = torch.tensor([[18, 3, 5, 7, 19, 19, 19], [18, 7, 3, 5, 19, 2, 11], [18, 7, 3, 6, 19, 19, 19]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]] * 3)
+    with_mask, without = tower(texts, mask).pooler_output, tower(texts).pooler_output
+    assert torch.equal(with_mask, without)
+    assert torch.allclose(without[0], without[1], atol=1e-6)
+    assert not torch.allclose(without[0], without[2], atol=1e-3)
+    assert torch.allclose(tower(texts[:1, :5]).pooler_output, without[:1], atol=1e-6)
+    assert torch.equal(tower(texts, return_dict=False)[1], without)
+
+
+def test_a_token_of_small_weight_says_nothing() -> None:
+    torch.manual_seed(0)
+    tower = WordTower(WordTowerConfig(vocab_size=20, hidden_size=8, eos_token_id=19)).eval()
+    with torch.no_grad():
+        tower.embeddings.token_weight.weight[4] = -50
+    output = tower(torch.tensor([[18, 3, 4, 19], [18, 4, 3, 19]])).pooler_output
+    assert torch.allclose(output, tower(torch.tensor([[18, 3, 19]])).pooler_output.expand(2, 8), atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_both_text_towers_are_saved_and_loaded(layers: int, tmp_path: Path) -> None:
+    options = TinyOptions(dim=32, image_size=32, channels=(8, 16), strides=(2, 2), text_width=32, text_layers=layers)
+    model, tokenizer = build_tiny(CAPTIONS, options)
+    clip = Clip(model, tokenizer, PixelSettings(32), "tiny")
+    save_clip(tmp_path / "tiny", model, tokenizer, clip.settings.to_processor())
+    again = load_clip(tmp_path / "tiny", "cpu")
+    assert type(again.model.text_model).__name__ == ("CLIPTextModel" if layers else "WordTower")
+    assert again.text_length == options.text_length
+    texts = again.embed_texts(CAPTIONS)
+    assert (texts == clip.embed_texts(CAPTIONS)).all()
+    assert abs(texts[0] - texts[1]).max() > 1e-3

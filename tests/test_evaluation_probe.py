@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,30 +37,33 @@ def folds(labels: np.ndarray, count: int = 5) -> np.ndarray:
     return fold
 
 
-def test_the_linear_probe_reaches_the_published_figure_on_clips_real_embeddings(shared: Path) -> None:
+@pytest.mark.soak
+def test_the_linear_probe_reaches_the_published_figure_on_clips_real_embeddings(
+    shared: Path, rounds: Callable[[int, int], int]
+) -> None:
     images, _ = real(shared, "CLIP")
     fold = folds(images.labels)
     accuracies = []
-    for number in range(5):
+    for number in range(rounds(1, 5)):
         train, test = images.take(np.flatnonzero(fold != number)), images.take(np.flatnonzero(fold == number))
         probe = linear_probe(train, None, test, resamples=50)
         assert probe.c >= 10, "unit vectors want a large C"
         accuracies.append(probe.accuracy.value)
     assert np.mean(accuracies) >= 0.98
-    assert np.mean(accuracies) == pytest.approx(0.988, abs=0.004)
+    assert np.mean(accuracies) == pytest.approx(0.988, abs=0.008)
 
 
 def test_few_shots_rise_from_zero_shot_and_a_prototype_helps_most_at_one(shared: Path) -> None:
     images, prompts = real(shared, "CLIP")
     fold = folds(images.labels)
     train, test = images.take(np.flatnonzero(fold < 3)), images.take(np.flatnonzero(fold >= 3))
-    curve = few_shot(train, test, prompts, shots=(1, 16), draws=3)
+    curve = few_shot(train, test, prompts, shots=(1, 16), draws=2)
     one, sixteen = curve.points
     assert curve.zero_shot == pytest.approx(0.81, abs=0.02)
     assert one.blend > curve.zero_shot + 0.03 > one.probe
     assert sixteen.probe > sixteen.blend > one.blend
     assert one.probe_spread > sixteen.probe_spread > 0
-    assert curve == few_shot(train, test, prompts, shots=(1, 16), draws=3), "the seed decides"
+    assert curve == few_shot(train, test, prompts, shots=(1, 16), draws=2), "the seed decides"
 
 
 def test_c_is_chosen_on_validation_and_the_smallest_of_equals() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,16 @@ from test_evaluation_scoring import Oracle
 from clipsearch.cli import cli
 from clipsearch.corpora import Corpus, open_corpus
 from clipsearch.errors import InputError
-from clipsearch.evaluation import average, comparison, ensemble, evaluate, table
+from clipsearch.evaluation import EmbeddedSplit, average, comparison, ensemble, evaluate, table
 from clipsearch.evaluation.charts import confusion_picture
+from clipsearch.evaluation.classification import classify
 from clipsearch.evaluation.figures import Figure
 from clipsearch.evaluation.report import write_report
 from clipsearch.evaluation.running import Plan, _probes
 from clipsearch.evaluation.shift import Curve, CurvePoint, Target, _best, effective_robustness, line_through
 from clipsearch.metrics import first_ranks, hits_at
-from clipsearch.prompts import Prompts
+from clipsearch.prompts import Prompts, preset
+from clipsearch.records import Record
 
 
 class Reader(Oracle):
@@ -277,3 +280,21 @@ def test_the_presets_are_listed_with_their_sources() -> None:
     assert done.exit_code == 0
     assert "resisc45: 18 templates" in done.output
     assert "openai/CLIP" in done.output
+
+
+def test_the_published_classification_of_rsicd_by_clip_is_scored_as_published(shared: Path, tmp_path: Path) -> None:
+    """The file's ten best classes of each image, through the function that evaluates: only its input is a stand-in."""
+    lines = (shared / "data/reference/clip_rsicd_baseline.tsv").read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    classes = sorted({name for row in rows for name in row[2::2]})
+    scores = np.full((len(rows), len(classes)), -1.0, np.float32)
+    for number, row in enumerate(rows):
+        for place, name in enumerate(row[2::2]):
+            scores[number, classes.index(name)] = 1 - place / 100  # the file's order settles its rounded ties
+    records = [Record("rsicd", row[0], row[0], label=row[1]) for row in rows]
+    corpus = SimpleNamespace(classes=dict(zip(classes, classes, strict=True)))
+    embedded = EmbeddedSplit(scores, records, [])
+    found = classify(embedded, corpus, np.eye(len(classes), dtype=np.float32), preset("clip"), resamples=200)  # type: ignore[arg-type]
+    assert found.scores.images == 1027
+    assert [round(value, 4) for value in found.scores.hits.values()] == [0.5755, 0.7429, 0.8218, 0.9309]
+    assert found.hits["hits@1"].low == pytest.approx(0.5755 - 0.03, abs=0.01)

@@ -54,13 +54,27 @@ def clip_model(layers: int = 2) -> Clip:
     return Clip(model, tokenizer, PixelSettings(32), "random")
 
 
-def tiny_model() -> Clip:
-    """The tiny preset, smaller still."""
-    options = TinyOptions(dim=16, image_size=32, channels=(8, 16, 16), strides=(2, 2, 1), text_width=48, text_length=16)
+def tiny_model(text_layers: int = 2) -> Clip:
+    """The tiny preset, smaller still, with a transformer as text tower or, at 0 layers, the tower of words."""
+    options = TinyOptions(
+        dim=16,
+        image_size=32,
+        channels=(8, 16, 16),
+        strides=(2, 2, 1),
+        text_width=48,
+        text_layers=text_layers,
+        text_heads=3,
+        text_length=16,
+    )
     return Clip(*build_tiny(TEXTS, options), PixelSettings(32), "tiny")
 
 
-MODELS = pytest.mark.parametrize("build", [clip_model, tiny_model])
+def word_model() -> Clip:
+    """The tiny preset with its tower of words."""
+    return tiny_model(text_layers=0)
+
+
+MODELS = pytest.mark.parametrize("build", [clip_model, tiny_model, word_model])
 
 
 def steps(clip: Clip, options: TrainOptions, count: int = 3) -> list[float]:
@@ -97,6 +111,8 @@ def test_the_groups_hold_each_trained_parameter_once(build: Any, freeze: str, lo
     model = build().model
     if lora and build is tiny_model:
         freeze = "image"
+    if build is word_model:
+        lora = 0
     counts = prepare(model, TrainOptions(model="start", freeze=freeze, lora=lora))
     groups = parameter_groups(model, 0.1, decay)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
@@ -257,6 +273,11 @@ def test_lora_on_convolutions_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"image tower \(clipsearch_conv_tower\) are convolutions.*--freeze image"):
         prepare(clip.model, TrainOptions(model="start", lora=2))
     assert not list(lora_layers(clip.model))
+    words = word_model().model
+    with pytest.raises(InputError, match="are convolutions: train without --lora$"):
+        prepare(words, TrainOptions(model="start", lora=2))
+    with pytest.raises(InputError, match=r"text tower \(clipsearch_word_tower\) is no stack of layers"):
+        prepare(words, TrainOptions(model="start", lora=2, freeze="image"))
     counts = prepare(clip.model, TrainOptions(model="start", lora=2, freeze="image"))
     assert counts.image_tower == 0 < counts.text_tower
     assert all(tower_of(name) == "text" for name, _ in lora_layers(clip.model))

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from clipsearch.training.loss import MAX_LOGIT_SCALE, clamp_logit_scale, contras
 from clipsearch.training.optimiser import build_optimiser, learning_rate_factor
 from clipsearch.training.options import AUGMENTATIONS, AugmentOptions, TrainOptions, tiny_options
 from clipsearch.training.sampler import CaptionSampler, caption_key, insert_tokens
-from clipsearch.training.state import Progress, read_progress, restore, save_state
+from clipsearch.training.state import Learner, Progress, read_progress, restore, save_state
 
 NO_CHANGE = AUGMENTATIONS["none"]
 
@@ -317,25 +318,34 @@ def test_a_store_without_room_or_rights_says_what_to_do(tmp_path: Path) -> None:
             decode_split(corpus, records, lambda image: image, quiet=True, store=tmp_path / "file", recipe="as it is")
 
 
-def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    def new() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-        return model, build_optimiser(model, TrainOptions(learning_rate=1e-3))
+class NoLossState:
+    """In a ``Stepper``'s place: a loss that has no state of its own."""
 
-    model, optimiser = new()
+    def state(self) -> dict[str, float]:
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        assert state == {}
+
+
+def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    def new() -> Learner:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+        return Learner(model, build_optimiser(model, TrainOptions(learning_rate=1e-3)), cast(Any, NoLossState()))
+
+    learner, other = new(), new()
     for _ in range(3):
-        model(torch.randn(5, 3)).square().sum().backward()
-        optimiser.step()
+        learner.model(torch.randn(5, 3)).square().sum().backward()
+        learner.optimiser.step()
     progress = Progress("abc", 2, 7, 1.5, 0.25, 1, "epoch-0002", 1)
-    save_state(tmp_path, progress, model, optimiser)
-    other, other_optimiser = new()
-    restore(tmp_path, other, other_optimiser)
+    save_state(tmp_path, progress, learner)
+    restore(tmp_path, other)
     assert read_progress(tmp_path) == progress
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name])
-    for number, moments in optimiser.state_dict()["state"].items():
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name])
+    for number, moments in learner.optimiser.state_dict()["state"].items():
         for name, value in moments.items():
-            assert torch.equal(value, other_optimiser.state_dict()["state"][number][name])
+            assert torch.equal(value, other.optimiser.state_dict()["state"][number][name])
 
 
 def test_no_state_is_a_new_run_and_a_damaged_one_is_named(tmp_path: Path) -> None:

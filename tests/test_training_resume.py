@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_clip import write_clip
 from small_corpus import write_corpus
 from training_process import run, save_for_ever, start, train_until
-from transformers import CLIPConfig, CLIPModel
 
-from clipsearch.clip import PixelSettings, load_clip, save_clip
-from clipsearch.clip.tokens import train_tokenizer
+from clipsearch.clip import load_clip
 from clipsearch.corpora import Corpus, open_corpus
 from clipsearch.training import TrainOptions, finetune, loop
 from clipsearch.training.state import FILE, read_progress
@@ -45,17 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def options(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
     """Everything random and everything stateful at once: dropout, augmentation, token noise, subsets, averages."""
-    with open_corpus(corpus) as opened:
-        captions = [caption for record in opened.records for caption in record.captions]
-    tokenizer = train_tokenizer(captions, max_length=40)
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    shape |= {"attention_dropout": 0.1}  # type: ignore[dict-item]
-    text = {**shape, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "projection_dim": 16}
-    vision = {**shape, "image_size": 16, "patch_size": 8, "projection_dim": 16}
-    torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
-    folder = tmp_path_factory.mktemp("models") / "start"
-    save_clip(folder, model, tokenizer, PixelSettings(16).to_processor())
+    folder = write_clip(tmp_path_factory.mktemp("models") / "start", corpus, dropout=0.1)
     return TrainOptions(
         model=str(folder), epochs=EPOCHS, batch_size=8, epoch_size=8 * STEPS_PER_EPOCH, learning_rate=1e-3, seed=3,
         token_noise=0.1, ema=0.9, loss="siglip", precision="fp32", interpolate=False, device="cpu", patience=0,

@@ -100,3 +100,33 @@ def save_for_ever(folder: Path, ready: Path) -> None:
             fresh = ready.with_suffix(".tmp")
             fresh.write_text(str(time.monotonic() - began))
             fresh.replace(ready)
+
+
+def train_with_small_files(corpus: Path, out: Path, options: Any, said: Path) -> None:
+    """Fine-tune with files that may not grow from step 3 on; the error goes to ``said``, and the exit code is 1."""
+    import resource
+    import sys
+
+    import torch
+
+    from clipsearch.corpora import open_corpus
+    from clipsearch.errors import ClipsearchError
+    from clipsearch.training import finetune, loop
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes then fail, as on a full disk
+    original = loop.train_step
+
+    def train_step(run: Any, *rest: Any) -> Any:
+        if run.progress.step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+        return original(run, *rest)
+
+    loop.train_step = train_step
+    try:
+        with open_corpus(corpus) as opened:
+            finetune(opened, out, options, quiet=True)
+    except ClipsearchError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        said.write_text(str(error))
+        sys.exit(1)

@@ -80,15 +80,14 @@ class AuditOptions:
 class Audit:
     """What was found. ``records`` of all corpora in a row, ``pictures`` beside them; positions index both.
 
-    ``names``: the corpora; ``issues``: entries that the corpora left out. ``groups``: equal pixels; ``twins``: all
+    ``names``: the corpora; ``issues``: entries that they left out. ``groups``: equal pixels; ``twins``: all
     pairs, exact ones first; ``leaks``: twins across splits. ``embedded_by``: the model that look-alikes are of, or "".
     ``whole``: False when so many pictures are alike that the search stopped. ``seconds``: wall clock.
     """
 
     names: tuple[str, ...]
-    corpora: tuple[Corpus, ...]
+    corpus: Corpus
     records: list[Record]
-    owners: list[int]
     issues: list[Issue]
     pictures: list[Picture]
     captions: Captions
@@ -102,7 +101,7 @@ class Audit:
 
     def read(self, position: int) -> Pixels:
         """The decoded picture at a position, (H, W, 3) uint8. Raises ``ImageError``."""
-        return load_image(self.corpora[self.owners[position]].read(self.records[position]))
+        return load_image(self.corpus.read(self.records[position]))
 
     @property
     def broken(self) -> list[int]:
@@ -157,7 +156,7 @@ class Audit:
 
 
 def audit(
-    corpora: Sequence[Corpus],
+    corpus: Corpus,
     options: AuditOptions | None = None,
     *,
     model: ImageModel | None = None,
@@ -168,7 +167,7 @@ def audit(
     limit: int = CLIP_LIMIT,
     quiet: bool = False,
 ) -> Audit:
-    """Look at every image and caption of ``corpora``.
+    """Look at every image and caption of ``corpus``, which can be several (``open_corpora``).
 
     ``model`` embeds the images on the way; or ``vectors`` (document id -> (D,) float32 unit norm) come from shards of
     the model ``embedded_by``. ``count_tokens``, ``counted_with``, ``limit``: see ``study_captions``. Bad images never
@@ -176,17 +175,16 @@ def audit(
     """
     started = time.monotonic()
     options = (options or AuditOptions()).check()
-    records = [record for corpus in corpora for record in corpus.records]
-    owners = [number for number, corpus in enumerate(corpora) for _ in corpus.records]
+    records = list(corpus.records)
     if not records:
-        raise CorpusError("there is nothing to audit: the corpora have no images")
-    pictures, embedded = _look(corpora, records, owners, options, model, quiet)
+        raise CorpusError(f"{corpus.root} has no images: there is nothing to audit")
+    pictures, embedded = _look(corpus, options, model, quiet)
     captions = study_captions(records, count_tokens, counted_with, limit)
     groups = exact_groups(pictures)
 
     def read(position: int) -> Pixels:
         try:
-            pixels = load_image(corpora[owners[position]].read(records[position]))
+            pixels = load_image(corpus.read(records[position]))
         except ImageError:  # it could be read before: the file changed meanwhile, and is like nothing now
             return np.zeros((DETAIL, DETAIL), np.uint8)
         return _grey(pixels)
@@ -197,27 +195,21 @@ def audit(
         embedded = {number: vectors[record.id] for number, record in enumerate(records) if record.id in vectors}
     looks = _look_alikes(pictures, embedded, twins, options.cosine)
     leaks = find_leaks(records, pictures, groups, [*near, *looks])
-    issues = [issue for corpus in corpora for issue in corpus.issues]
+    names = tuple(dict.fromkeys(record.corpus for record in records))
     return Audit(
-        tuple(corpus.name for corpus in corpora), tuple(corpora), records, owners, issues, pictures, captions, groups,
-        [*twins, *looks], leaks, options, model.model_id if model else embedded_by, whole, time.monotonic() - started,
+        names, corpus, records, list(corpus.issues), pictures, captions, groups, [*twins, *looks], leaks, options,
+        model.model_id if model else embedded_by, whole, time.monotonic() - started,
     )  # fmt: skip
 
 
 def _look(
-    corpora: Sequence[Corpus],
-    records: Sequence[Record],
-    owners: Sequence[int],
-    options: AuditOptions,
-    model: ImageModel | None,
-    quiet: bool,
+    corpus: Corpus, options: AuditOptions, model: ImageModel | None, quiet: bool
 ) -> tuple[list[Picture], dict[int, Vectors]]:
     """Every picture's facts in the records' order, and the vectors of those that ``model`` can embed by position."""
 
-    def look(position: int) -> tuple[Picture, Pixels | None]:
-        record = records[position]
+    def look(record: Record) -> tuple[Picture, Pixels | None]:
         try:
-            data = corpora[owners[position]].read(record)
+            data = corpus.read(record)
         except ImageError as error:
             return Picture(error=str(error)), None
         picture, pixels = inspect(data, record.uri)
@@ -225,8 +217,8 @@ def _look(
 
     pictures: list[Picture] = []
     embedded: dict[int, Vectors] = {}
-    looked = map_ahead(look, range(len(records)), options.workers or os.cpu_count() or 1, _BATCH)
-    with tqdm(total=len(records), desc="look at images", unit="img", leave=False, disable=quiet) as bar:
+    looked = map_ahead(look, corpus.records, options.workers or os.cpu_count() or 1, _BATCH)
+    with tqdm(total=len(corpus.records), desc="look at images", unit="img", leave=False, disable=quiet) as bar:
         for batch in batched(looked, _BATCH):
             ready = {len(pictures) + number: pixels for number, (_, pixels) in enumerate(batch) if pixels is not None}
             pictures += [picture for picture, _ in batch]

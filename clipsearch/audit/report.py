@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from clipsearch.audit.summary import duplicate_counts, leak_counts, odd_images, 
 from clipsearch.audit.twins import Twin
 from clipsearch.errors import ImageError, InputError
 from clipsearch.images import thumbnail
-from clipsearch.records import Record
+from clipsearch.records import SPLITS, Record
 
 PAIRS = 36
 """Pairs of pictures that the page shows of leaks, and of duplicates; the JSONL files have all."""
@@ -159,9 +160,13 @@ def class_bars(found: Audit) -> list[dict[str, Any]]:
     ranked = sorted(found.classes.items(), key=lambda entry: (-entry[1].total(), entry[0]))
     top = ranked[0][1].total() if ranked else 1
     return [
-        {"label": label, "splits": dict(splits), "count": splits.total(), "width": 100 * splits.total() / top}
+        {"label": label, "splits": _in_order(splits), "count": splits.total(), "width": 100 * splits.total() / top}
         for label, splits in ranked
     ]
+
+
+def _in_order(splits: Counter[str]) -> dict[str, int]:
+    return {split: splits[split] for split in SPLITS if splits[split]}
 
 
 def _image(record: Record) -> dict[str, Any]:
@@ -174,5 +179,5 @@ def _image(record: Record) -> dict[str, Any]:
     }
 
 
-def _lines(rows: Iterable[dict[str, Any]] | Sequence[dict[str, Any]]) -> str:
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

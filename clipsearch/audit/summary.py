@@ -150,7 +150,7 @@ def _caption_lines(found: Audit) -> list[str]:
         share = images / splits[split]["images"]
         lines.append(f"  {images:,} {split} images ({share:.0%}) share a caption with another image")
     for where, (distinct, shared) in words.across.items():
-        lines.append(f"  captions of {where}: {shared:,} of {distinct:,} ({shared / distinct:.0%})")
+        lines.append(f"  distinct captions of {where}: {shared:,} of {distinct:,} ({shared / distinct:.0%})")
     if languages.checked:
         not_english = f"{languages.other / languages.checked:.1%}"
         most = ", ".join(f"{count} {language}" for language, count in list(languages.by_language.items())[:_SHOWN])

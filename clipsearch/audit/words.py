@@ -7,6 +7,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -129,11 +131,10 @@ def estimate_tokens(texts: Sequence[str]) -> list[int]:
 def find_languages(captions: Sequence[str]) -> Languages:
     """The languages of distinct captions, by py3langid (Lui and Baldwin 2012); none when it is not installed."""
     try:
-        from py3langid import langid
+        identifier = _identifier()
     except ImportError:
         return Languages(note="languages were not looked at: `pip install 'clipsearch[data]'` adds py3langid")
     chosen = captions[:: max(1, -(-len(captions) // LANGUAGE_SAMPLE))]
-    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
     other: dict[str, list[str]] = defaultdict(list)
     for caption in chosen:
         language, probability = identifier.classify(caption)
@@ -144,6 +145,14 @@ def find_languages(captions: Sequence[str]) -> Languages:
     note = f"a sample of {len(chosen):,} of {len(captions):,} captions" if len(chosen) < len(captions) else ""
     by_language = {language: len(found) for language, found in ranked}
     return Languages(len(chosen), sum(by_language.values()), by_language, examples, note)
+
+
+@cache
+def _identifier() -> Any:
+    """The language model, which takes most of a second to load."""
+    from py3langid import langid
+
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 
 def _lengths(records: Sequence[Record], count_tokens: TokenCounter, counted_with: str, limit: int) -> Lengths:

@@ -1,4 +1,4 @@
-"""CLIP models: load, build, save, and embed images and texts. Importing this registers the convolutional tower."""
+"""CLIP models: load, build, save, and embed images and texts. Importing this registers the tiny preset's towers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from clipsearch.clip.model import Clip, choose_device, load_clip
 from clipsearch.clip.pixels import PixelSettings
 from clipsearch.clip.tiny import TinyOptions, build_tiny
 from clipsearch.clip.tower import ConvTower, ConvTowerConfig
+from clipsearch.clip.words import WordTower, WordTowerConfig
 
 __all__ = [
     "Clip",
@@ -14,6 +15,8 @@ __all__ = [
     "ConvTowerConfig",
     "PixelSettings",
     "TinyOptions",
+    "WordTower",
+    "WordTowerConfig",
     "build_tiny",
     "checkpoint_info",
     "choose_device",

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from clipsearch.errors import CheckpointError
 
 MODEL_TYPES = ("clip", "vision-text-dual-encoder")
@@ -148,8 +150,9 @@ def save_clip(
         _write(fresh, model, tokenizer, processor, extra or {})
         fresh.chmod(0o755)  # mkdtemp's folders are private
         move_into_place(fresh, folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder} cannot be written: {reason}; make room and repeat the command") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder

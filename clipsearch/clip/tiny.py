@@ -1,6 +1,6 @@
 """The ``tiny`` preset: a small CLIP for machines without weights, built from its configuration.
 
-Image tower: ``clipsearch.clip.tower``. Text tower: stock ``CLIPTextModel``, a few causal layers pooled at EOS.
+Image tower: ``clipsearch.clip.tower``. Text tower: ``clipsearch.clip.words``, or stock ``CLIPTextModel``.
 Joint space of 512 dimensions, so that it fits the committed application package.
 """
 
@@ -15,19 +15,24 @@ from transformers import CLIPTextConfig, VisionTextDualEncoderConfig, VisionText
 
 from clipsearch.clip.tokens import train_tokenizer
 from clipsearch.clip.tower import CHANNELS, STRIDES, ConvTowerConfig
+from clipsearch.clip.words import WordTowerConfig
 
 
 @dataclass(frozen=True, slots=True)
 class TinyOptions:
-    """Sizes of the tiny preset. ``image_size`` in px, ``text_length`` in tokens."""
+    """Sizes of the tiny preset. ``image_size`` in px, ``text_length`` in tokens.
+
+    ``text_layers``: 0 for the tower of words; more for a transformer of so many causal layers, pooled at EOS, with
+    ``text_heads`` and ``dropout``.
+    """
 
     dim: int = 512
     image_size: int = 64
     channels: tuple[int, ...] = CHANNELS
     strides: tuple[int, ...] = STRIDES
-    text_width: int = 192
-    text_layers: int = 2
-    text_heads: int = 3
+    text_width: int = 256
+    text_layers: int = 0
+    text_heads: int = 4
     text_length: int = 48
     vocab_size: int = 4096
     dropout: float = 0.0
@@ -39,18 +44,7 @@ def build_tiny(captions: Iterable[str], options: TinyOptions | None = None, seed
     options = options or TinyOptions()
     tokenizer = train_tokenizer(captions, options.vocab_size, options.text_length)
     vision = ConvTowerConfig(options.channels, options.strides, options.image_size)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=options.text_width,
-        intermediate_size=4 * options.text_width,
-        num_hidden_layers=options.text_layers,
-        num_attention_heads=options.text_heads,
-        max_position_embeddings=options.text_length,
-        attention_dropout=options.dropout,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    text = _text_config(tokenizer, options)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision, text, projection_dim=options.dim, logit_scale_init_value=options.logit_scale
     )
@@ -58,3 +52,23 @@ def build_tiny(captions: Iterable[str], options: TinyOptions | None = None, seed
         torch.manual_seed(seed)
         model = VisionTextDualEncoderModel(config)
     return model.eval(), tokenizer
+
+
+def _text_config(tokenizer: Any, options: TinyOptions) -> Any:
+    shared = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": options.text_width,
+        "max_position_embeddings": options.text_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if not options.text_layers:
+        return WordTowerConfig(**shared)
+    return CLIPTextConfig(
+        **shared,
+        intermediate_size=4 * options.text_width,
+        num_hidden_layers=options.text_layers,
+        num_attention_heads=options.text_heads,
+        attention_dropout=options.dropout,
+    )

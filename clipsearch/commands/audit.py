@@ -10,7 +10,7 @@ import click
 
 
 @click.command(short_help="Find broken images, duplicates, leakage and odd captions.")
-@click.argument("corpora", metavar="CORPUS...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("corpora", metavar="CORPUS...", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report page and the lists.")
 @click.option("--model", default="", help="Checkpoint whose tokenizer counts tokens, and which finds look-alikes.")
 @click.option("--shards", type=click.Path(path_type=Path), help="Take embeddings from these shards instead.")
@@ -21,7 +21,7 @@ import click
 @click.option("--fail-on-leakage", is_flag=True, help="Exit with 1 when a held-out picture is in an earlier split.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
-    corpora: tuple[Path, ...], out: Path | None, model: str, shards: Path | None, distance: int, cosine: float,
+    corpora: tuple[str, ...], out: Path | None, model: str, shards: Path | None, distance: int, cosine: float,
     flips: bool, device: str, fail_on_leakage: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Look at every image and caption of CORPUS, one or several: splits, classes, broken and odd images, exact and near
@@ -32,14 +32,11 @@ def command(
       clipsearch audit rsicd --out audit
       clipsearch audit rsicd rsitmd --model model --flips --fail-on-leakage
     """
-    from contextlib import ExitStack
-
     from clipsearch.audit import AuditOptions, audit, summary_lines, to_json, write_report
-    from clipsearch.corpora import open_corpus
+    from clipsearch.corpora import open_corpora
 
-    with ExitStack() as stack:
-        opened = [stack.enter_context(open_corpus(path)) for path in corpora]
-        options = AuditOptions(distance=distance, flips=flips, cosine=cosine).check()
+    options = AuditOptions(distance=distance, flips=flips, cosine=cosine).check()
+    with open_corpora(corpora) as opened:
         found = audit(opened, options, quiet=as_json, **_model_arguments(model, shards, device))
         page = write_report(found, out) if out else None
     if as_json:

@@ -24,6 +24,8 @@ _SPLIT = click.Choice([*SPLITS, "all"])
 @click.option("--ood-split", type=_SPLIT, default="test", show_default=True, help="Which of its images.")
 @click.option("--ood-prompts", help="Prompts for the corpora outside. [those of --prompts]")
 @click.option("--start", default="", help="The model that fine-tuning started from: the curve between both.")
+@click.option("--adapter", type=click.Path(), default="", help="What clipsearch adapt wrote for the model.")
+@click.option("--transduce", "transductive", is_flag=True, help="Classify all images of a split together, label-free.")
 @click.option("--probe", is_flag=True, help="Linear probe, trained on the train split.")
 @click.option("--few-shot", is_flag=True, help="Accuracy with 1, 2, 4, 8 and 16 labelled images a class.")
 @click.option("--resamples", type=click.IntRange(1), default=1000, show_default=True, help="Of the bootstrap.")
@@ -66,7 +68,10 @@ def _run(paths: tuple[str, ...], models: tuple[str, ...], options: dict[str, Any
             inside=Target(corpus, options["split"], prompts),
             outside=tuple(Target(each, options["ood_split"], others) for each in outside),
             quiet=options["as_json"],
-            **{name: options[name] for name in ("start", "probe", "few_shot", "resamples", "seed", "device")},
+            **{
+                name: options[name]
+                for name in ("adapter", "transductive", "start", "probe", "few_shot", "resamples", "seed", "device")
+            },
         )
         results = measure_models(models, plan)
         page = write_report(options["report"], results, corpus) if options["report"] else None

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +78,8 @@ def _option(name: str, kind: Any, text: str) -> click.Option:
 
 
 @click.command(cls=GroupedHelp, short_help="Fine-tune CLIP on a corpus of images and captions.")
-@click.argument("corpora", metavar="CORPUS...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--corpus", "more", multiple=True, type=click.Path(path_type=Path), help="A further corpus; repeatable.")
+@click.argument("corpora", metavar="CORPUS...", nargs=-1)
+@click.option("--corpus", "more", multiple=True, help="A further corpus; repeatable.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Checkpoint folder to write.")
 @click.option(
     "--model", default="", help="CLIP to start from: a folder or a hub name such as openai/clip-vit-base-patch32."
@@ -89,14 +88,22 @@ def _option(name: str, kind: Any, text: str) -> click.Option:
     "--preset", type=click.Choice(["tiny"]), help="Train a small model from scratch instead; needs no weights."
 )
 @click.option("--ood", multiple=True, help="A corpus measured before and after, never trained on; repeatable.")
+@click.option(
+    "--captions", type=click.Path(path_type=Path), help="Other training captions, as `clipsearch backtranslate` writes."
+)
+@click.option(
+    "--exclude", type=click.Path(path_type=Path), help="Images to leave out, as `clipsearch audit` lists them."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
-    corpora: tuple[Path, ...],
-    more: tuple[Path, ...],
+    corpora: tuple[str, ...],
+    more: tuple[str, ...],
     out: Path,
     model: str,
     preset: str | None,
     ood: tuple[str, ...],
+    captions: Path | None,
+    exclude: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -114,23 +121,19 @@ def command(
         raise click.UsageError("give either --model NAME_OR_FOLDER or --preset tiny")
     if not (paths := [*corpora, *more]):
         raise click.UsageError("give a CORPUS: a folder or file of images and captions")
+    from clipsearch.corpora import open_corpora
+    from clipsearch.corpora.overlay import overlaid
     from clipsearch.training import TrainOptions, finetune, tiny_options
 
     changes = {name: value for name, value in given.items() if value is not None} | {"ood": ood}
     options = tiny_options(**changes) if preset else TrainOptions(model=model, **changes)
-    with ExitStack() as stack:
-        opened = stack.enter_context(_open(paths))
-        summary = finetune(opened, out, options, command=shlex.join(["clipsearch", *sys.argv[1:]]), quiet=as_json)
+    with open_corpora(paths) as opened:
+        data = overlaid(opened, captions, exclude)
+        summary = finetune(data, out, options, command=shlex.join(["clipsearch", *sys.argv[1:]]), quiet=as_json)
     _print(summary, as_json)
 
 
 command.params[-1:-1] = [_option(name, *rest) for group in OPTIONS.values() for name, rest in group.items()]
-
-
-def _open(paths: list[Path]) -> Any:
-    from clipsearch import corpora
-
-    return corpora.open_corpus(paths[0]) if len(paths) == 1 else corpora.open_corpora(paths)
 
 
 def _print(summary: FinetuneSummary, as_json: bool) -> None:
@@ -139,4 +142,9 @@ def _print(summary: FinetuneSummary, as_json: bool) -> None:
         return
     click.echo(f"before, on {summary.measured_on}: {summary.before.line()}")
     click.echo(f"after,  on {summary.measured_on}: {summary.after.line()}")
+    for name, (before, after) in summary.out_of_domain.items():
+        click.echo(f"before, out of domain, {name}: {before.line()}")
+        click.echo(f"after,  out of domain, {name}: {after.line()}")
+    if summary.interpolation:
+        click.echo(summary.interpolation["reason"])
     click.echo(f"{summary.model_id} in {summary.checkpoint}: {summary.epochs} epochs, {summary.seconds:.0f} s")

@@ -11,6 +11,7 @@ import click
 from clipsearch.errors import InputError
 
 PROFILES = ("lexical", "vector", "hybrid", "hybrid_linear")  # clipsearch.search has them too, but imports numpy
+_MIXED = "the index holds embeddings of {}, and the query's are of {}: see --model and --adapter"
 MODEL_HELP = "Checkpoint folder that the images were encoded with."
 
 
@@ -18,6 +19,7 @@ MODEL_HELP = "Checkpoint folder that the images were encoded with."
 @click.argument("text", default="")
 @click.option("--profile", type=click.Choice(PROFILES), default="hybrid", show_default=True, help="The ranking.")
 @click.option("--model", type=click.Path(path_type=Path), envvar="CLIPSEARCH_MODEL", show_envvar=True, help=MODEL_HELP)
+@click.option("--adapter", type=click.Path(path_type=Path), help="The adapter that the images were fed with.")
 @click.option("--image", type=click.Path(path_type=Path), help="Search by this image instead of by words.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of meaning.")
 @click.option("--corpus", default="", help="Only this corpus.")
@@ -30,6 +32,7 @@ def command(
     text: str,
     profile: str,
     model: Path | None,
+    adapter: Path | None,
     image: Path | None,
     alpha: float,
     corpus: str,
@@ -67,9 +70,12 @@ def command(
                     "(or set CLIPSEARCH_MODEL), or search words with --profile lexical"
                 )
             client.check()  # before the seconds that a model takes to load
+            from clipsearch.adapter import adapted
             from clipsearch.clip import load_clip
 
-            encoder = QueryEncoder(load_clip(model))
+            encoder = QueryEncoder(adapted(load_clip(model), adapter))
+            if (stored := client.model_in_index()) not in ("", encoder.model.model_id):
+                click.echo(f"Warning: {_MIXED.format(stored, encoder.model.model_id)}", err=True)
             embedding = encoder.text(text) if pixels is None else encoder.image(pixels)
         filters = Filters(corpus, label, split)
         results = client.search(by_profile(profile, text, embedding, alpha=alpha, filters=filters, hits=hits))

@@ -16,10 +16,11 @@ import click
     show_envvar=True,
     help="Checkpoint folder that the images were encoded with; without it, words only are searched.",
 )
+@click.option("--adapter", type=click.Path(path_type=Path), help="The adapter that the images were fed with.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--corpus-root", "roots", multiple=True, metavar="NAME=FOLDER", help="Show a corpus's files full-size.")
-def command(url: str, model: Path | None, host: str, port: int, roots: tuple[str, ...]) -> None:
+def command(url: str, model: Path | None, adapter: Path | None, host: str, port: int, roots: tuple[str, ...]) -> None:
     """Serve the search page.
 
     It needs nothing but the endpoint to show hits, and recovers by itself when the endpoint comes and goes.
@@ -40,8 +41,9 @@ def command(url: str, model: Path | None, host: str, port: int, roots: tuple[str
         click.echo(warning, err=True)
     encoder = None
     if model:
+        from clipsearch.adapter import adapted
         from clipsearch.clip import load_clip
 
-        encoder = QueryEncoder(load_clip(model))
+        encoder = QueryEncoder(adapted(load_clip(model), adapter))
         encoder.text("warm up")  # the first query of a process costs several times the next
     run_ui(UiConfig(url, encoder, folders), host, port, click.echo)

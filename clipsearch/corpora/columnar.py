@@ -164,7 +164,9 @@ def _layout_of(table: Table, name: str, columns: Columns) -> _Layout:
     image = first_of(names, (columns.image,)) if columns.image else _image_column(schema, names)
     kind = _kind(schema.field(image).type) if image else ""
     if image is None or not kind:
-        raise CorpusError(f"{name} has no column of images: it has {_described(schema)}; name it with --image-column")
+        raise CorpusError(
+            f"{name} has no column of images: it has {_described(schema)}; say which it is: {name}?image=COLUMN"
+        )
     layout = _Layout(image, kind, image if kind == "path" else None)
     own = first_of([other for other in names if other != image], _FILE_NAMES)
     if kind != "path" and own is not None and _is_text(schema.field(own).type):

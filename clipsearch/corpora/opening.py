@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -27,6 +28,9 @@ LAYOUTS = ("rsicd", "textaug", "imageclef", "table", "parquet", "webdataset", "f
 """Names for ``layout``; they are tried in this order, ``textaug`` only when it is asked for."""
 
 
+_OPTIONS = ("layout", "name", "image", "caption", "label", "split")
+
+
 def open_corpus(
     path: str | Path,
     name: str = "",
@@ -41,10 +45,13 @@ def open_corpus(
 
     ``path`` may be a pattern of shards, ``shards/{000..009}.tar``. The layout is detected, or one of ``LAYOUTS``;
     columns of tables are guessed from their names, or given. ``name`` (small letters, digits, ``-``, ``_``) becomes the
-    namespace of document ids and is the folder's name by default. ``classes.json`` in the folder may say all of this
-    too; what is given here comes first. Items that cannot be used are in the corpus's ``issues``. Raises
-    ``CorpusError`` when there is no corpus, or no image in it, and says what was looked for and what was found.
+    namespace of document ids and is the folder's name by default. All of this can also be said after the path, as on
+    a command line: ``pairs.parquet?image=scan&caption=report``, and by ``classes.json`` in the folder; what is given
+    here comes first. Items that cannot be used are in the corpus's ``issues``. Raises ``CorpusError`` when there is no
+    corpus, or no image in it, and says what was looked for and what was found.
     """
+    path, given = _options_in(path)
+    name, layout = name or given.get("name", ""), layout or given.get("layout")
     if layout is not None and layout not in LAYOUTS:
         raise InputError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
     if str(path).startswith(hub.PREFIX):
@@ -56,10 +63,10 @@ def open_corpus(
     about = _about(root)
     store = ImageStore(root)
     captions = (caption_column,) if isinstance(caption_column, str) else tuple(caption_column)
-    said = about.get("columns", {})
+    said = about.get("columns", {}) | given
     columns = Columns(
         image_column or said.get("image", ""),
-        tuple(text for text in captions if text) or _as_tuple(said.get("caption")),
+        tuple(text for text in captions if text) or _as_tuple(said.get("caption", "")),
         label_column or said.get("label", ""),
         split_column or said.get("split", ""),
     )
@@ -76,6 +83,17 @@ def open_corpus(
         store.close()
         raise
     return Corpus(corpus, reader.NAME, store, listing)
+
+
+def _options_in(path: str | Path) -> tuple[str | Path, dict[str, str]]:
+    """Split ``pairs.parquet?image=scan`` into the path and what it says; a path that exists is only a path."""
+    address, mark, query = str(path).partition("?")
+    if not mark or Path(path).exists():
+        return path, {}
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(given.keys() - _OPTIONS):
+        raise InputError(f"{path}: there is no {unknown[0]!r} to say of a corpus: choose from {', '.join(_OPTIONS)}")
+    return address, given
 
 
 def _pattern(path: Path) -> list[Path]:
@@ -159,7 +177,10 @@ def _about(root: Path) -> dict[str, Any]:
         data = orjson.loads(path.read_bytes())
         about: dict[str, Any] = {key: str(data[key]) for key in ("name", "prompt", "layout") if key in data}
         about["classes"] = {str(label): str(words) for label, words in data.get("classes", {}).items()}
-        about["columns"] = dict(data.get("columns", {}))
+        about["columns"] = {
+            key: value if key == "caption" and isinstance(value, list) else str(value)
+            for key, value in data.get("columns", {}).items()
+        }
     except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
         raise CorpusError(f'{path} is not JSON like {{"prompt": "a photo of {{}}", "classes": {{...}}}}') from error
     if "{}" not in about.get("prompt", "{}"):
@@ -170,7 +191,8 @@ def _about(root: Path) -> dict[str, Any]:
 
 
 def _as_tuple(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else (str(value),) if value else ()
+    """Caption columns: a list in ``classes.json``, or names with commas after a path."""
+    return tuple(map(str, value)) if isinstance(value, list) else tuple(filter(None, str(value).split(",")))
 
 
 def _apply(about: dict[str, Any], listing: Listing) -> None:

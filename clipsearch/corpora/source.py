@@ -19,7 +19,7 @@ IMAGE_IDS = ("name", "image_id", "imageid", "id")
 """Names of a column that may hold an image's name without its suffix, where no other names it."""
 
 CAPTIONS = ("captions", "caption", "text", "sentences", "title", "description", "texts", "raw", "report", "alt_text")
-LABELS = ("label", "class", "category", "labels", "class_name")
+LABELS = ("class_name", "classname", "label", "class", "category", "labels")
 SPLITS = ("split",)
 
 _NUMBERED = re.compile(r"(?:captions?|text|sentence|raw|comment)_?\d+", re.IGNORECASE)

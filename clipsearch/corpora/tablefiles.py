@@ -52,7 +52,11 @@ class Table(Protocol):
 def open_table(path: Path, name: str, blocks: BlockCache) -> Table:
     """Open a Parquet or Arrow file; raises ``CorpusError`` when it is neither, or damaged."""
     try:
-        return ParquetTable(path, name, blocks) if path.suffix.lower() == ".parquet" else ArrowTable(path, name)
+        table: Table = ParquetTable(path, name, blocks) if path.suffix.lower() == ".parquet" else ArrowTable(path, name)
+        _ = [
+            (item.name, str(item.type)) for item in table.schema
+        ]  # a damaged name is noticed here, and not by whoever reads it first
+        return table
     except BROKEN as error:
         kind = "Parquet" if path.suffix.lower() == ".parquet" else "Arrow"
         raise CorpusError(f"{path} is not a readable {kind} file: {_one_line(error)}") from error
@@ -183,11 +187,12 @@ class ArrowTable:
         self._problems: list[str] = []
         if source.read(6) == b"ARROW1":
             reader = pa.ipc.open_file(source)
-            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
         else:
             source.seek(0)
             reader = pa.ipc.open_stream(source)
-            self._batches = list(self._whole(reader))
+            batches = iter(reader)
+        self._batches = list(self._whole(batches))
         self.schema = reader.schema
         self._starts = [0, *accumulate(batch.num_rows for batch in self._batches)]
         self.rows = self._starts[-1]
@@ -219,11 +224,37 @@ class ArrowTable:
         images = _bytes_array(self._batches[number].column(column))
         return _bytes_of(images[row - self._starts[number]], self._name, row)
 
-    def _whole(self, reader: Any) -> Iterator[Any]:
+    def _whole(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches that can be read without leaving their buffers: Arrow itself takes the file's word for it."""
         try:
-            yield from reader
+            for batch in batches:
+                if reason := _unsound(batch):
+                    self._problems.append(f"{batch.num_rows} rows are damaged: {reason}")
+                else:
+                    yield batch
         except BROKEN as error:
             self._problems.append(f"the file is damaged; the rows before the damage are used: {_one_line(error)}")
+
+
+def _unsound(batch: Any) -> str:
+    """Why a batch's columns do not fit their buffers, or "" (looks at lengths and offsets, and at no image)."""
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except BROKEN as error:
+            # Text that is not UTF-8 is one row's trouble, and found there. A list is checked after what it holds.
+            if "UTF8" not in str(error) or not _offsets_fit(column):
+                return _one_line(error)
+    return ""
+
+
+def _offsets_fit(column: Any) -> bool:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return True  # its offsets are checked before its text
+    if not (pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type)):
+        return False
+    offsets = column.offsets.to_pylist()
+    return offsets[0] >= 0 and offsets[-1] <= len(column.values) and offsets == sorted(offsets)
 
 
 def _leaf(schema: Any, column: str) -> str:

@@ -153,7 +153,7 @@ def _csv_rows(path: Path, source: Source, issues: list[Issue]) -> Iterator[tuple
     if not set(header) & wanted:
         raise CorpusError(
             f"{path} has no column for the image in its first line ({', '.join(header)[:200]}); name one of them "
-            f"{', '.join(IMAGE_PATHS[:4])}, or say which it is with --image-column"
+            f"{', '.join(IMAGE_PATHS[:4])}, or say which it is: {path.name}?image=COLUMN"
         )
     while True:
         try:

@@ -20,7 +20,7 @@ from clipsearch.corpora.source import Source
 from clipsearch.errors import CorpusError
 
 NAME = "textaug"
-LOOKS_LIKE = "textaug_train_rsicd.jsonl (CLIP-rsicd's back-translated captions; only with --layout textaug)"
+LOOKS_LIKE = "textaug_train_rsicd.jsonl (CLIP-rsicd's back-translated captions; only as FOLDER?layout=textaug)"
 
 _FILE = re.compile(r"textaug_(?P<split>[a-z]+)_\w+\.jsonl")
 

@@ -66,7 +66,7 @@ def confusion_picture(matrix: Sequence[Sequence[float]], names: Sequence[str]) -
     kept = _most_confused(counts)
     counts, names = counts[np.ix_(kept, kept)], [names[row] for row in kept]
     sums = np.asarray(matrix, float)[kept].sum(axis=1)
-    cell, margin = 14.0, 8 + 5.2 * max(len(name) for name in names)
+    cell, margin = 14.0, 8 + 6.4 * max(len(name) for name in names)
     size = margin + cell * len(names) + 4
     parts = []
     for i, name in enumerate(names):
@@ -150,12 +150,14 @@ def _scale(values: Sequence[float], start: float, end: float) -> Scale:
 
 
 def _ticks(low: float, high: float) -> tuple[float, float, float]:
-    """A round lowest and highest tick, and the step, for about five ticks."""
-    span = max(high - low, 1.0)
+    """A round lowest and highest tick, and the step, for about five ticks; at least two points, none above 100."""
+    low = max(0.0, min(low, 98.0, (low + high) / 2 - 1))
+    span = max(high - low, 2.0)
     size = 10 ** math.floor(math.log10(span / 4))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if span / (size * factor) <= 5)
     bottom = math.floor(low / step) * step
-    return bottom, max(math.ceil(high / step) * step, bottom + step), step
+    top = min(100.0, math.ceil(round(high / step, 6)) * step)
+    return bottom, max(top, bottom + step), step
 
 
 def _spaced(xs: Sequence[float], at: Scale) -> list[float]:

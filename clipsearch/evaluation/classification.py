@@ -19,6 +19,7 @@ from clipsearch.metrics import (
     rank_all,
 )
 from clipsearch.prompts import SLOT, Prompts
+from clipsearch.transduction import transduce
 
 if TYPE_CHECKING:
     from clipsearch.corpora import Corpus
@@ -97,12 +98,19 @@ def classify(
     prompts: Prompts,
     resamples: int = 1000,
     seed: int = 0,
+    transductive: bool = False,
 ) -> Classification:
-    """Everything about the labelled images of a split against ``class_embeddings`` (C, D), in order of the classes."""
+    """Everything about the labelled images of a split against ``class_embeddings`` (C, D), in order of the classes.
+
+    ``transductive``: all its images are classified together, and scores are log-probabilities.
+    """
     numbers = label_numbers(embedded.records, corpus.classes)
     rows = np.flatnonzero(numbers >= 0)
     images, labels = embedded.images[rows], numbers[rows]
     count = len(class_embeddings)
+    if transductive:
+        images = transduce(embedded.images, class_embeddings)[rows]
+        class_embeddings = np.eye(count, dtype=np.float32)
     scores = images @ class_embeddings.T
     found = rank_all(images, class_embeddings, Relevance.by_group(labels, np.arange(count)), HITS)
     matrix = confusion(scores, labels)

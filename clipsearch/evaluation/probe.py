@@ -85,13 +85,12 @@ class FewShot:
 
 def fit(train: Labelled, c: float) -> Any:
     """Logistic regression; ``c`` as in scikit-learn, larger is freer. Raises ``CorpusError`` for a single class."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(train.labels)) < 2:
         raise CorpusError("a linear probe needs training images of at least two classes")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 1,000 rounds are the protocol
+        warnings.simplefilter("ignore", UserWarning)  # few images a class, and 1,000 rounds, are the protocol
         return LogisticRegression(C=c, max_iter=ROUNDS).fit(train.images, train.labels)
 
 

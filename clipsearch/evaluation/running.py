@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from clipsearch.adapter import adapted
 from clipsearch.clip import Clip, checkpoint_info, load_clip
 from clipsearch.clip.interpolate import mix, snapshot
 from clipsearch.corpora import Corpus
@@ -22,6 +24,7 @@ from clipsearch.evaluation.shift import Target, interpolation
 class Plan:
     """What to measure: ``inside`` the domain, corpora ``outside``, and which extras.
 
+    ``adapter``: a file that ``clipsearch adapt`` wrote, "" for none; ``transductive``: see ``evaluate``.
     ``start``: a checkpoint that the models were fine-tuned from, "" for no curve; ``resamples`` of the bootstrap.
     """
 
@@ -34,6 +37,8 @@ class Plan:
     seed: int = 0
     device: str = "auto"
     quiet: bool = True
+    adapter: str = ""
+    transductive: bool = False
 
 
 def measure_models(models: Sequence[str], plan: Plan) -> list[Evaluation]:
@@ -44,11 +49,13 @@ def measure_models(models: Sequence[str], plan: Plan) -> list[Evaluation]:
     for name in (*models, *([plan.start] if plan.start else [])):
         checkpoint_info(name)
     _check(plan)
-    return [_measure(load_clip(name, plan.device), plan) for name in models]
+    return [_measure(adapted(load_clip(name, plan.device), plan.adapter), plan) for name in models]
 
 
 def _check(plan: Plan) -> None:
     corpus, split = plan.inside.corpus, plan.inside.split
+    if plan.adapter and plan.start:
+        raise InputError("--start mixes weights, which --adapter leaves alone: give one of them")
     if (plan.probe or plan.few_shot) and split in (ALL, "train"):
         raise InputError(f"a linear probe is trained on the train split: measure it on another one than {split!r}")
     if (plan.probe or plan.few_shot) and not any(record.label in corpus.classes for record in corpus.split("train")):
@@ -60,12 +67,10 @@ def _measure(clip: Clip, plan: Plan) -> Evaluation:
     start = load_clip(plan.start, plan.device) if plan.start else None
     if start:
         mix(snapshot(start.model), snapshot(clip.model), 0)  # refuses other architectures before hours are spent
-    result = evaluate(
-        clip, inside.corpus, inside.split, plan.quiet, inside.prompts, resamples=plan.resamples, seed=plan.seed
-    )
+    extras: dict[str, Any] = {"resamples": plan.resamples, "seed": plan.seed, "transductive": plan.transductive}
+    result = evaluate(clip, inside.corpus, inside.split, plan.quiet, inside.prompts, **extras)
     outside = tuple(
-        evaluate(clip, each.corpus, each.split, plan.quiet, each.prompts, resamples=plan.resamples, seed=plan.seed)
-        for each in plan.outside
+        evaluate(clip, each.corpus, each.split, plan.quiet, each.prompts, **extras) for each in plan.outside
     )
     probe, shots = _probes(clip, plan) if plan.probe or plan.few_shot else (None, None)
     curve = None

@@ -106,19 +106,26 @@ def evaluate(
     prompts: Prompts | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    transductive: bool = False,
 ) -> Evaluation:
-    """Classification and retrieval over one embedding of the images, with bootstrap intervals."""
+    """Classification and retrieval over one embedding of the images, with bootstrap intervals.
+
+    ``transductive``: the images of the split are classified together, without labels (``clipsearch.transduction``).
+    """
     embedded = embed_split(clip, corpus, split, quiet=quiet)
     chosen = prompts_of(corpus, prompts)
     labelled = any(record.label in corpus.classes for record in embedded.records)
     captioned = any(record.captions for record in embedded.records)
-    classified = _classified(clip, corpus, split, embedded, chosen, resamples, seed) if labelled else None
+    classified = None
+    if labelled:
+        vectors = class_embeddings(clip, corpus, chosen)
+        classified = classify(embedded, corpus, vectors, chosen, resamples, seed, transductive)
     ranked = _ranked(clip, corpus, split, embedded, resamples, seed) if captioned else None
     return Evaluation(
         model_id=clip.model_id,
         corpus=corpus.name,
         split=split,
-        prompt=chosen.name,
+        prompt=f"{chosen.name}, all images together" if transductive else chosen.name,
         left_out=len(embedded.issues),
         zero_shot=classified.scores if classified else None,
         retrieval=ranked.scores if ranked else None,

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 SHORT = {"text_to_image": "text-image", "image_to_text": "image-text"}
 MEASURE_NAMES = {
+    **{f"recall@{k}": f"R@{k}" for k in (1, 5, 10)},
     "mrr@10": "MRR@10",
     "ndcg@10": "nDCG@10",
     "map": "mAP",
-    **{f"recall@{k}": f"R@{k}" for k in (1, 5, 10)},
 }
 
 

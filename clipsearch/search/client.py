@@ -106,6 +106,12 @@ class SearchClient:
         """How many images are in the index, or in one corpus of it."""
         return self.search(query.browse(filters=Filters(corpus), hits=0)).total
 
+    def model_in_index(self) -> str:
+        """Id of the model that one of the index's embeddings is of; "" while it is empty, or does not say."""
+        for hit in self.search(query.browse(hits=1)).hits:
+            return str((self.get(hit.id, ("model_id",)) or {}).get("model_id", ""))
+        return ""
+
     def vector_size(self) -> int | None:
         """D of the embeddings in the index, read off one of them; None while it is empty. Cached for 30 s."""
         with self._lock:

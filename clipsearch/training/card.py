@@ -7,7 +7,7 @@ from clipsearch.training.summary import FinetuneSummary
 from clipsearch.training.validation import METRIC_NAMES, Scores
 from clipsearch.training.wiseft import interpolation_from_json
 
-UNKNOWN = "unknown"
+UNKNOWN = "not stated"
 
 
 def model_card(summary: FinetuneSummary) -> str:
@@ -36,7 +36,8 @@ A CLIP model trained with clipsearch from {start}.
 {summary.epochs} epochs in {summary.seconds:,.0f} s on {_devices(summary)}; stopped because: {summary.stopped}. Kept is
 epoch {summary.best_epoch}, the best of the validation split by {METRIC_NAMES[summary.metric]}.
 
-{_mix(summary)}
+{_mix(summary)}Command:
+
 {command}
 
 Options that differ from the defaults of a fine-tuning run: {_changed(summary)}.
@@ -66,7 +67,7 @@ def _licence_field(summary: FinetuneSummary) -> str:
 
 def _licences(summary: FinetuneSummary) -> str:
     parts = [f"{part}: {licence}" for part, licence in summary.licences.items()]
-    return "; ".join(parts) or "that of the corpus and of the start model; neither states one"
+    return "; ".join(parts) or f"{UNKNOWN} by the corpus: ask its makers before you publish the model"
 
 
 def _devices(summary: FinetuneSummary) -> str:
@@ -77,7 +78,7 @@ def _mix(summary: FinetuneSummary) -> str:
     if not summary.interpolation:
         return ""
     curve = interpolation_from_json(summary.interpolation)
-    return f"Its weights lie between the start model's and the tuned ones (WiSE-FT):\n\n```\n{curve.table()}\n```\n"
+    return f"Its weights lie between the start model's and the tuned ones (WiSE-FT):\n\n```\n{curve.table()}\n```\n\n"
 
 
 def _changed(summary: FinetuneSummary) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from tqdm import tqdm
 
 from clipsearch.errors import CheckpointError
-from clipsearch.training.cache import decode_split
 from clipsearch.training.distributed import World
 from clipsearch.training.finishing import Ready, finish, interpolates
 from clipsearch.training.loop import Budget, TrainingRun, build_sampler, train
@@ -20,6 +19,7 @@ from clipsearch.training.options import TrainOptions, tiny_options
 from clipsearch.training.preparing import (
     check_images,
     choose_splits,
+    decode,
     fingerprint,
     measure_start,
     open_run,
@@ -77,12 +77,17 @@ def prepare_run(
     clip, train_split = start_model(corpus, splits, options, world, log.quiet)
     check_images(progress, train_split, log)
     validation, test = (
-        decode_split(corpus, records, clip.preprocess, options.workers, f"decode {name}", log.quiet)
+        decode(corpus, records, clip.settings, options, name, log.quiet)
         for name, records in (("validation", splits.validation), (splits.measured_on, splits.test))
     )
     metric = selection_metric(options.metric, validation, corpus)
-    outside = read_out_of_domain(options.ood, clip, options.workers, log.quiet)
-    issues = [*train_split.issues, *validation.issues, *test.issues, *(one for other in outside for one in other.issues)]
+    outside = read_out_of_domain(options, clip, log.quiet)
+    issues = [
+        *train_split.issues,
+        *validation.issues,
+        *test.issues,
+        *(one for other in outside for one in other.issues),
+    ]
     if world.is_main:
         report_issues(issues, folder, log)
     before = once(world, lambda: measure_start(clip, test, corpus, outside, log, options, command))

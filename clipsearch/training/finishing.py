@@ -15,7 +15,7 @@ from clipsearch.clip.checkpoint import resolve, slug, weights_hash
 from clipsearch.clip.interpolate import snapshot
 from clipsearch.errors import CheckpointError
 from clipsearch.training.cache import DecodedSplit
-from clipsearch.training.card import model_card
+from clipsearch.training.card import UNKNOWN, model_card
 from clipsearch.training.loop import TrainingRun
 from clipsearch.training.ood import OutOfDomain
 from clipsearch.training.options import TrainOptions
@@ -138,13 +138,13 @@ def summarise(
 
 
 def licences(corpus: Corpus, model: str) -> dict[str, str]:
-    """The licences of the images and of the start model's folder, where they say so."""
-    found = {"images": ", ".join(corpus.licences)} if corpus.licences else {}
+    """The licences of the images and of the start model's folder, or that they do not say."""
+    found = {"images": ", ".join(corpus.licences) or UNKNOWN}
     card = resolve(model)[0] / "README.md" if model else None
-    if card and card.is_file():
-        said = re.search(r"^license:\s*(\S+)\s*$", card.read_text(encoding="utf-8", errors="replace"), re.M)
-        if said:
-            found["start model"] = said.group(1)
+    if model:
+        text = card.read_text(encoding="utf-8", errors="replace") if card and card.is_file() else ""
+        said = re.search(r"^license:\s*(\S+)\s*$", text, re.M)
+        found["start model"] = said.group(1) if said else UNKNOWN
     return found
 
 

@@ -94,7 +94,7 @@ def train(run: TrainingRun) -> str:
     if run.progress.started:
         restore(run.folder, learner)
     sampler = build_sampler(run.train, run.options)
-    pixels = torch.from_numpy(run.train.pixels).permute(0, 3, 1, 2).to(run.clip.device)  # (N, 3, S', S') uint8
+    pixels = place_pixels(run)
     saver = StateSaver(run.folder, run.options.save_minutes, run.world.is_main, run.log.say)
     with Interrupts() as interrupts:
         while not (reason := run.world.agree(stop_reason(run))):
@@ -122,6 +122,21 @@ def build_learner(run: TrainingRun) -> Learner:
     for line in (counts.line(), *stepper.notes):
         run.log.say(line)
     return Learner(model, optimiser, stepper, Ema(model, options.ema) if options.ema else None)
+
+
+def place_pixels(run: TrainingRun) -> Tensor:
+    """(N, 3, S', S') uint8: on the device where the options say so, else in memory, or mapped from disk.
+
+    Raises ``InputError`` when the device has no room for all of them.
+    """
+    pixels = torch.from_numpy(run.train.pixels).permute(0, 3, 1, 2)
+    if run.options.pixel_cache != "device":
+        return pixels
+    try:
+        return pixels.to(run.clip.device)
+    except torch.OutOfMemoryError as error:
+        size = f"{pixels.numel() / 1e9:.1f} GB"
+        raise InputError(f"{run.clip.device} has no room for {size} of pixels: give --pixel-cache memory") from error
 
 
 def build_sampler(split: DecodedSplit, options: TrainOptions) -> CaptionSampler:
@@ -184,7 +199,8 @@ def train_step(run: TrainingRun, learner: Learner, batch: Batch, pixels: Tensor)
     seed = step_seed(options.seed, progress.epoch, progress.batch)
     torch.manual_seed(seed + run.world.rank)  # dropout, where a model has it
     generator = torch.Generator().manual_seed(seed)
-    images = augment(pixels[batch.images], clip.image_size, AUGMENTATIONS[options.augment], generator)  # (B, 3, S, S)
+    rows = pixels[batch.images].to(clip.device, non_blocking=True)
+    images = augment(rows, clip.image_size, AUGMENTATIONS[options.augment], generator)  # (B, 3, S, S)
     ids = caption_ids(clip, batch.captions, options.token_noise, np.random.default_rng(seed))
     loss = learner.stepper.backward(clip.normalise(images[mine]), ids[mine], batch.groups[mine])
     check_finite(loss, progress.step)

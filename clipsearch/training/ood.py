@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipsearch.corpora import open_corpus
@@ -17,10 +16,14 @@ from clipsearch.errors import InputError
 from clipsearch.records import Issue, Record
 from clipsearch.training.cache import DecodedSplit, decode_split
 from clipsearch.training.validation import METRIC_NAMES, Scores, measure, selection_score
-from clipsearch.training.wiseft import MOST_IMAGES, Yardstick
+from clipsearch.training.wiseft import Yardstick
 
 if TYPE_CHECKING:
     from clipsearch.clip import Clip
+    from clipsearch.training.options import TrainOptions
+
+MOST_IMAGES = 2000
+"""Images at most that choose for one corpus: eleven mixtures embed each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,12 @@ class OutOfDomain:
         return Yardstick(self.name, METRIC_NAMES[metric], score)
 
 
-def read_out_of_domain(paths: Sequence[str], clip: Clip, workers: int, quiet: bool) -> list[OutOfDomain]:
+def read_out_of_domain(options: TrainOptions, clip: Clip, quiet: bool) -> list[OutOfDomain]:
     """Open and decode each corpus. Raises ``InputError`` for one that has neither captions nor two classes, or a name
     that another one has."""
     found: list[OutOfDomain] = []
-    for path in paths:
-        with open_corpus(Path(path)) as corpus:
+    for path in options.ood:
+        with open_corpus(path) as corpus:
             if corpus.name in {other.name for other in found}:
                 raise InputError(f"--ood {path}: there is a corpus named {corpus.name} already")
             usable = [r for r in corpus.records if r.captions or r.label]
@@ -66,22 +69,24 @@ def read_out_of_domain(paths: Sequence[str], clip: Clip, workers: int, quiet: bo
                 raise InputError(f"--ood {path} has neither captions nor two classes: nothing can be measured on it")
             choosing, reporting = halves(usable)
             parts = [
-                decode_split(corpus, records, clip.preprocess, workers, f"decode {corpus.name}", quiet)
+                decode_split(corpus, records, clip.preprocess, options.workers, f"decode {corpus.name}", quiet)
                 for records in (spread(choosing, MOST_IMAGES), reporting)
             ]
             if not all(map(len, parts)):
-                raise InputError(f"--ood {path}: its images cannot be decoded ({parts[0].issues[0].reason})")
+                reason = next(issue.reason for part in parts for issue in part.issues)
+                raise InputError(f"--ood {path}: its images cannot be decoded ({reason})")
             found.append(OutOfDomain(corpus.name, corpus.classes, corpus.prompt, parts[0], parts[1]))
     return found
 
 
 def halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """Two halves without a common image: validation and test where a corpus has both, else by the keys' hashes."""
-    validation = [record for record in records if record.split == "validation"]
+    """What chooses and what is reported, without a common image: all but the test split, and that; where there is no
+    test split two halves, by the keys' hashes."""
     test = [record for record in records if record.split == "test"]
-    if validation and test:
-        return validation, test
-    some = test or validation or list(records)
+    rest = [record for record in records if record.split != "test"]
+    if rest and test:
+        return rest, test
+    some = test or rest
     odd = [hashlib.sha256(record.key.encode()).digest()[0] & 1 for record in some]
     first = [record for record, number in zip(some, odd, strict=True) if number]
     second = [record for record, number in zip(some, odd, strict=True) if not number]

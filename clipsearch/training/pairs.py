@@ -57,7 +57,7 @@ def class_pairs(images: Vectors, labels: Integers, texts: Vectors, text_labels: 
     groups = labels[kept].astype(np.int64)
     _enough(len(groups))
     if len(np.unique(groups)) < 3:
-        raise InputError("adapting to classes needs images of at least three of them: leave out the labels, or add data")
+        raise InputError("adapting to classes needs images of at least three of them: adapt to captions, or add data")
     return Pairs(unit(images[kept]), unit(texts[named]), groups, text_labels[named].astype(np.int64), groups, True)
 
 
@@ -85,7 +85,7 @@ def checked(vectors: Vectors, name: str, dim: int = 0) -> None:
         raise InputError(f"the {name} embeddings must be rows of numbers, and they have the shape {vectors.shape}")
     if dim and vectors.shape[1] != dim:
         raise InputError(
-            f"the images' embeddings have {dim} numbers and the texts' {vectors.shape[1]}: both must come from one model"
+            f"images have embeddings of {dim} numbers and texts of {vectors.shape[1]}: both must come from one model"
         )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
     if len(bad):
@@ -113,7 +113,8 @@ def clusters(vectors: Vectors, seed: int = 0) -> Integers:
             unit(vectors[nearest == number].sum(axis=0)) if (nearest == number).any() else centres[number]
             for number in range(count)
         ])  # fmt: skip
-    return (vectors @ centres.T).argmax(axis=1)
+    numbers: Integers = (vectors @ centres.T).argmax(axis=1)
+    return numbers
 
 
 def make_folds(pairs: Pairs, count: int, held: int, seed: int) -> list[Fold]:
@@ -134,7 +135,7 @@ def make_folds(pairs: Pairs, count: int, held: int, seed: int) -> list[Fold]:
 
 
 def quality(pairs: Pairs, fold: Fold, images: Vectors, texts: Vectors) -> NDArray[np.float64]:
-    """(R,) quality in [0, 1] of each row of ``fold``; ``images`` (R, D) and ``texts`` (T, D) are its, adapted or not."""
+    """(R,) quality in [0, 1] of each row of ``fold``; ``images`` (R, D), ``texts`` (T, D): adapted or not."""
     groups, owners = pairs.image_groups[fold.rows], pairs.text_groups[fold.texts]
     if pairs.classes:
         present = np.unique(owners)

@@ -131,7 +131,12 @@ def layer_scales(names: Iterable[str], decay: float) -> dict[str, float]:
 def _add_lora(model: nn.Module, towers: Iterable[str], rank: int, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = [name for tower in towers for name in _linear_layers(model, tower)]
+    targets = []
+    for tower in towers:
+        names, reason = _linear_layers(model, tower)
+        if not names:
+            raise InputError(f"--lora adapts linear layers, and {reason}: {_advice(model, tower)}")
+        targets += names
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -140,20 +145,24 @@ def _add_lora(model: nn.Module, towers: Iterable[str], rank: int, seed: int) -> 
         del model.peft_config  # saving would otherwise look for an adapter
 
 
-def _linear_layers(model: nn.Module, tower: str) -> list[str]:
-    """Full names of the linear layers inside a tower's numbered layers; convolutions there are refused."""
+def _linear_layers(model: nn.Module, tower: str) -> tuple[list[str], str]:
+    """Full names of the linear layers inside a tower's numbered layers; none, and why, where convolutions do the work.
+
+    A convolution before them is no hindrance: the patch embedding of a vision transformer stays as it is.
+    """
     inside = [(name, module) for name, module in model.named_modules() if tower_of(name) == tower and layer_of(name)]
     kind = getattr(getattr(model, TOWERS[tower]).config, "model_type", type(model).__name__)
-    if any(isinstance(module, nn.modules.conv._ConvNd) for _, module in inside):
-        other = next(name for name in TOWERS if name != tower)
-        raise InputError(
-            f"--lora adapts linear layers, and the layers of the {tower} tower ({kind}) are convolutions: "
-            f"train without --lora, or add --freeze {tower} to adapt the {other} tower alone"
-        )
+    if any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for _, module in inside):
+        return [], f"the layers of the {tower} tower ({kind}) are convolutions"
     names = [name for name, module in inside if isinstance(module, nn.Linear)]
-    if not names:
-        raise InputError(f"--lora adapts linear layers, and the {tower} tower ({kind}) has none: train without --lora")
-    return names
+    return names, f"the {tower} tower ({kind}) is no stack of layers that have them"
+
+
+def _advice(model: nn.Module, tower: str) -> str:
+    other = next(name for name in TOWERS if name != tower)
+    if _linear_layers(model, other)[0]:
+        return f"train without --lora, or add --freeze {tower} to adapt the {other} tower alone"
+    return "train without --lora"
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

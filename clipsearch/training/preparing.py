@@ -18,7 +18,7 @@ from clipsearch.clip import Clip, PixelSettings, TinyOptions, build_tiny, load_c
 from clipsearch.clip.pixels import resize_and_crop
 from clipsearch.errors import CheckpointError, CorpusError, InputError
 from clipsearch.records import Issue, Record
-from clipsearch.training.cache import DecodedSplit, Pixels, decode_split
+from clipsearch.training.cache import DecodedSplit, Pixels, decode_split, pixel_folder
 from clipsearch.training.distributed import World
 from clipsearch.training.ood import OutOfDomain
 from clipsearch.training.options import TrainOptions
@@ -69,7 +69,7 @@ def _tenth(key: str) -> bool:
 def fingerprint(corpus: Corpus, splits: Splits, options: TrainOptions) -> str:
     """What must be equal for a run to be resumed: the training data and the options, apart from where it runs."""
     here = replace(options, workers=1, device="auto", max_minutes=0.0, save_minutes=0.0, pixel_cache="memory")
-    texts = [[record.key, *record.captions] for record in splits.train]
+    texts = [[record.id, *record.captions] for record in splits.train]
     return hashlib.sha256(json.dumps([corpus.name, here.to_json(), texts]).encode()).hexdigest()[:16]
 
 
@@ -105,11 +105,7 @@ def start_model(
     clip = load_clip(options.model, str(world.device)) if options.model else None
     size = clip.image_size if clip else options.image_size
     side = PixelSettings(max(size, round(size * CACHE_MARGIN)))
-
-    def preprocess(image: Pixels) -> Pixels:
-        return resize_and_crop(image, side)
-
-    decoded = decode_split(corpus, splits.train, preprocess, options.workers, "decode train", quiet)
+    decoded = decode(corpus, splits.train, side, options, "train", quiet)
     if len(decoded) < 2:
         reason = decoded.issues[0].reason if decoded.issues else "there are none"
         raise CorpusError(f"{corpus.root}: fewer than two training images could be decoded ({reason})")
@@ -118,6 +114,20 @@ def start_model(
         model, tokenizer = build_tiny(captions, TinyOptions(image_size=size), options.seed)
         clip = Clip(model, tokenizer, pixel_statistics(decoded.pixels, size), "tiny", world.device)
     return clip, decoded
+
+
+def decode(
+    corpus: Corpus, records: Sequence[Record], settings: PixelSettings, options: TrainOptions, name: str, quiet: bool
+) -> DecodedSplit:
+    """The records as squares of ``settings``, kept on disk from run to run where the options say so."""
+
+    def preprocess(image: Pixels) -> Pixels:
+        return resize_and_crop(image, settings)
+
+    store = pixel_folder() if options.pixel_cache == "disk" else None
+    return decode_split(
+        corpus, records, preprocess, options.workers, f"decode {name}", quiet, store=store, recipe=repr(settings)
+    )
 
 
 def pixel_statistics(pixels: Pixels, size: int) -> PixelSettings:
@@ -133,7 +143,7 @@ def pixel_statistics(pixels: Pixels, size: int) -> PixelSettings:
 
 def check_images(progress: Progress, train: DecodedSplit, log: RunLog) -> None:
     """Say when other training images can be decoded than in the sitting before: rows of a batch are other ones then."""
-    now = hashlib.sha256("\n".join(record.key for record in train.records).encode()).hexdigest()[:16]
+    now = hashlib.sha256("\n".join(record.id for record in train.records).encode()).hexdigest()[:16]
     if progress.images and progress.images != now:
         log.say(
             f"Warning: other training images than before can be decoded ({len(train):,} of them now): "

@@ -86,7 +86,8 @@ class Stepper:
             raise ValueError(f"{len(images)} images, {len(ids)} texts and {len(groups)} groups are no batch")
         counts = self.world.counts(len(images))
         everyone = self.world.gather(torch.as_tensor(groups, device=self.clip.device), counts).tolist()
-        towers = self._towers(images, ids, -(-max(counts) // self.options.chunk) if self.options.chunk else 0)
+        parts = min(*counts, -(-max(counts) // self.options.chunk)) if self.options.chunk else 1
+        towers = self._towers(images, ids, parts)
         before = generator_states(self.clip.device)
         loss = self._attempt(towers, counts, everyone)
         while not self._finish():
@@ -104,7 +105,7 @@ class Stepper:
             parameter.grad = None
         cached: list[CachedTower] = []
         with self.precision.autocast():  # around all parts, so that weights are cast once
-            if self.options.chunk:
+            if len(towers[0].parts) > 1:
                 cached = [CachedTower(tower, self.clip.model, self.clip.device) for tower in towers]
                 images, texts = (tower.features for tower in cached)
             else:
@@ -136,7 +137,7 @@ class Stepper:
         return [p for p in (*self.clip.model.parameters(), *self.parameters()) if p.requires_grad]
 
     def _towers(self, images: Tensor, ids: Sequence[Sequence[int]], parts: int) -> tuple[Tower, Tower]:
-        """Both towers with their parts: ``parts`` of them, or by the device's needs where that is 0."""
+        """Both towers in ``parts`` parts; texts in several even of one part, where the device is faster with them."""
 
         def embed_images(rows: Rows) -> Tensor:
             chosen = images if len(rows) == len(images) else images[int(rows[0]) : int(rows[-1]) + 1]
@@ -149,11 +150,12 @@ class Stepper:
                 return self.clip.token_features(tokens)
 
         rows = np.arange(len(images))
-        by_length = np.argsort([len(text) for text in ids], kind="stable")
         few = CPU_TEXT_PARTS if self.clip.device.type == "cpu" and len(ids) >= 8 * CPU_TEXT_PARTS else 1
+        text_parts = max(parts, few)
+        by_length = np.argsort([len(text) for text in ids], kind="stable") if text_parts > 1 else rows
         return (
-            Tower(embed_images, np.array_split(rows, parts or 1)),
-            Tower(embed_texts, np.array_split(by_length if parts or few > 1 else rows, parts or few)),
+            Tower(embed_images, np.array_split(rows, parts)),
+            Tower(embed_texts, np.array_split(by_length, text_parts)),
         )
 
     def _pad(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -120,7 +120,7 @@ class Interpolation:
 def interpolation_from_json(values: dict[str, Any]) -> Interpolation:
     """The ``Interpolation`` that ``to_json`` made plain."""
     points = tuple(Point(p["alpha"], p["validation"], tuple(p["outside"])) for p in values["points"])
-    return Interpolation(values["alpha"], points, values["ood_loss"], tuple(values["measures"]), tuple(values["notes"]))
+    return Interpolation(values["alpha"], points, values["ood_loss"], tuple(values["measures"]))
 
 
 def choose_interpolation(
