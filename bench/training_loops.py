@@ -210,17 +210,26 @@ def open_clip(work: Path) -> Any:
 def torchvision_stand_in() -> Iterator[None]:
     """Inside, ``import torchvision`` works where it is not installed: any name in it is an empty class."""
 
+    class Named(type):
+        def __getattr__(cls, name: str) -> str:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return name  # members of enumerations, which stand in defaults
+
     class Empty(types.ModuleType):
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
-            return type(name, (), {})
+            return Named(name, (), {})
 
     names = ("torchvision", "torchvision.ops", "torchvision.ops.misc", "torchvision.transforms")
     names = (*names, "torchvision.transforms.functional")
     absent = importlib.util.find_spec("torchvision") is None
     for name in names if absent else ():
         sys.modules[name] = Empty(name)
+        parent, _, own = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], own, sys.modules[name])
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "audit": "Find broken images, duplicates, leakage and odd captions.",
     "backtranslate": "Write further training captions by back-translation.",
     "finetune": "Fine-tune CLIP on a corpus of images and captions.",
-    "evaluate": "Measure a checkpoint: zero-shot hits@k and retrieval.",
+    "evaluate": "Measure checkpoints: zero-shot, retrieval, probes, robustness.",
     "encode": "Turn a corpus into embedding shards.",
     "adapt": "Adapt a model to a domain in a second, from stored embeddings.",
     "feed": "Push embedding shards into Vespa or the local engine.",

@@ -133,15 +133,15 @@ def test_an_adapted_model_encodes_as_its_own_model(tmp_path: Path) -> None:
 
 
 def test_captions_alone_are_enough_and_retrieval_of_new_pairs_gains() -> None:
-    images, texts = world(480)
-    result = fit_adapter(caption_pairs(images[:360], texts[:360], np.arange(360)), "m", QUICK)
+    images, texts = world(480, noise=2.0)
+    result = fit_adapter(caption_pairs(images[:360], texts[:360], np.arange(360)), "m", replace(QUICK, rank=16))
     new_images, new_texts = result.adapter.apply_images(images[360:]), result.adapter.apply_texts(texts[360:])
 
     def right(some: np.ndarray, others: np.ndarray) -> float:
         return float(((some @ others.T).argmax(axis=1) == np.arange(len(some))).mean())
 
-    assert right(new_images, new_texts) >= right(images[360:], texts[360:])
-    assert result.choice.gain > 0
+    assert right(new_images, new_texts) > right(images[360:], texts[360:]) + 0.03
+    assert result.choice.gain > 2
     assert result.choice.change >= -QUICK.loss
     assert result.choice in result.choices
 

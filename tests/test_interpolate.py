@@ -125,7 +125,7 @@ def test_each_corpus_outside_the_domain_is_protected_not_their_mean() -> None:
     found = choose(RISING, gaining, FALLING)
     assert found.alpha == 0.2
     assert found.reason() == (
-        "alpha 0.2 has the best near hits@1 of the 3 mixtures of 11 that lose at most 1 points out of domain"
+        "alpha 0.2 has the best near hits@1 of the 3 mixtures of 11 that lose at most 1 point out of domain"
     )
 
 

@@ -274,7 +274,7 @@ def test_lora_on_convolutions_is_refused_by_name() -> None:
         prepare(clip.model, TrainOptions(model="start", lora=2))
     assert not list(lora_layers(clip.model))
     words = word_model().model
-    with pytest.raises(InputError, match="are convolutions: train without --lora$"):
+    with pytest.raises(InputError, match=r"are convolutions: train without --lora$"):
         prepare(words, TrainOptions(model="start", lora=2))
     with pytest.raises(InputError, match=r"text tower \(clipsearch_word_tower\) is no stack of layers"):
         prepare(words, TrainOptions(model="start", lora=2, freeze="image"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ OPTIONS: Mapping[str, Mapping[str, tuple[Any, str]]] = {
         "--batch-size": (int, "Pairs per step, all devices together. [128]"),
         "--chunk": (int, "Pairs in memory at once, with the whole batch's exact gradients; 0: all. [0]"),
         "--loss": (["clip", "multi-positive", "siglip"], "Contrastive loss. [clip]"),
-        "--optimiser": (["adamw", "adafactor"], "What turns gradients into steps. [adamw]"),
+        "--optimiser": (["adamw", "adafactor", "muon"], "What turns gradients into steps. [adamw; tiny: muon]"),
         "--learning-rate": (float, "Peak learning rate. [1e-5; tiny: 1.5e-3]"),
         "--weight-decay": (float, "AdamW's weight decay. [0.1]"),
         "--warmup": (float, "Share of the run in which the learning rate rises. [0.1; tiny: 0.05]"),
@@ -130,7 +131,8 @@ def command(
     with open_corpora(paths) as opened:
         data = overlaid(opened, captions, exclude)
         summary = finetune(data, out, options, command=shlex.join(["clipsearch", *sys.argv[1:]]), quiet=as_json)
-    _print(summary, as_json)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts this command several times
+        _print(summary, as_json)
 
 
 command.params[-1:-1] = [_option(name, *rest) for group in OPTIONS.values() for name, rest in group.items()]

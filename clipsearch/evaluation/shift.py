@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from clipsearch.clip.interpolate import load_mixture, snapshot
 from clipsearch.errors import CorpusError
-from clipsearch.evaluation.embedding import embed_split
+from clipsearch.evaluation.embedding import ALL, Pixels, embed_split
 from clipsearch.evaluation.figures import Figure
 from clipsearch.evaluation.scoring import headline_of
 
@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from clipsearch.corpora import Corpus
     from clipsearch.prompts import Prompts
 
+Store = Pixels | None
+
 ALPHAS = tuple(step / 10 for step in range(11))
 OOD_LOSS = 1.0
 _ROUNDING = 1e-9
+
+KEPT_BYTES = 2 << 30
+"""Decoded images of one target that are kept for all mixtures; larger targets are decoded for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +107,13 @@ def interpolation(
     measured: list[tuple[float, Figure, dict[str, Figure]]] = []
     names = _names(outside)
     measure = ""
+    targets = [(each, _store(tuned, each)) for each in (inside, *outside)]
     try:
         for alpha in tqdm(alphas, desc="interpolate", leave=False, disable=quiet):
             load_mixture(tuned.model, *ends, alpha)
-            measure, figure = _headline(tuned, inside, resamples, seed)
+            measure, figure = _headline(tuned, *targets[0], resamples, seed)
             others = {
-                name: _headline(tuned, each, resamples, seed)[1] for name, each in zip(names, outside, strict=True)
+                name: _headline(tuned, *each, resamples, seed)[1] for name, each in zip(names, targets[1:], strict=True)
             }
             measured.append((alpha, figure, others))
     finally:
@@ -141,16 +147,22 @@ def _robustness(inside: Figure, outside: Figure, line: tuple[float, float] | Non
     return None if line is None else round(effective_robustness(inside.value, outside.value, line), 6)
 
 
-def _headline(clip: Clip, target: Target, resamples: int, seed: int) -> tuple[str, Figure]:
+def _headline(clip: Clip, target: Target, kept: Store, resamples: int, seed: int) -> tuple[str, Figure]:
     corpus, split = target.corpus, target.split
-    labelled = any(record.label in corpus.classes for record in corpus.records if split in ("all", record.split))
-    embedded = embed_split(clip, corpus, split, labelled=labelled)
+    labelled = any(record.label in corpus.classes for record in corpus.records if split in (ALL, record.split))
+    embedded = embed_split(clip, corpus, split, labelled=labelled, kept=kept)
     found = headline_of(clip, corpus, embedded, target.prompts, resamples, seed)
     if found is None:
         raise CorpusError(
             f"{corpus.root} has neither class labels nor captions in its {split} split: nothing to measure"
         )
     return found
+
+
+def _store(clip: Clip, target: Target) -> Store:
+    """Where decoded images are kept; None where there are too many."""
+    images = sum(target.split in (ALL, record.split) for record in target.corpus.records)
+    return {} if images * 3 * clip.image_size**2 <= KEPT_BYTES else None
 
 
 def _names(targets: Sequence[Target]) -> list[str]:

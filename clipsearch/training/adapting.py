@@ -26,7 +26,7 @@ from clipsearch.errors import InputError
 from clipsearch.training.pairs import Fold, Integers, Pairs, make_folds, quality
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-SHARE = 0.85
+SHARE = 0.8
 NOISE = 0.2  # points; less is no reason to train on
 
 

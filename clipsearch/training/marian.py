@@ -47,9 +47,13 @@ class MarianTranslator:
     def _translate(self, loaded: tuple[Any, Any], texts: Sequence[str]) -> list[str]:
         tokenizer, model = loaded
         inputs = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS)
-        longest = min(MAX_TOKENS, 2 * inputs["input_ids"].shape[1] + 10)
+        # one limit for all: a limit by the batch's lengths would make a text's translation depend on its neighbours
         output = model.generate(
-            **inputs.to(self._device), num_beams=self._beams, do_sample=False, max_new_tokens=longest, max_length=None
+            **inputs.to(self._device),
+            num_beams=self._beams,
+            do_sample=False,
+            max_new_tokens=MAX_TOKENS,
+            max_length=None,
         )
         return [str(text) for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from clipsearch.training.muon import build_muon
 from clipsearch.training.parameters import layer_scales
 
 if TYPE_CHECKING:
@@ -25,14 +26,16 @@ _UNDECAYED_EMBEDDING = re.compile(r"(^|\.)(position_embeddings?|class_embedding|
 
 
 def build_optimiser(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """AdamW as CLIP was trained with (betas .9 and .98, eps 1e-6), or Adafactor, over all parameters that are trained.
+    """AdamW as CLIP was trained with (betas .9 and .98, eps 1e-6), Adafactor or Muon, over all that is trained.
 
     Adafactor (Shazeer and Stern 2018) keeps the row and column means of squared gradients alone, and its learning
     rate is relative to the size of each parameter: 1e-3 there moves weights about as AdamW at 1e-5 moves those of CLIP.
     """
     groups = parameter_groups(model, options.weight_decay, options.layer_decay)
     optimiser: torch.optim.Optimizer
-    if options.optimiser == "adafactor":
+    if options.optimiser == "muon":
+        optimiser = build_muon(model, groups, options.learning_rate)
+    elif options.optimiser == "adafactor":
         optimiser = torch.optim.Adafactor(groups, lr=options.learning_rate, eps=ADAFACTOR_EPS)
     else:
         optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)

@@ -70,7 +70,7 @@ METRICS = ("mrr10", "recall1", "recall5", "recall10", "mean-recall", "hits1", "h
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("clip", "multi-positive", "siglip"),
     "metric": METRICS,
-    "optimiser": ("adamw", "adafactor"),
+    "optimiser": ("adamw", "adafactor", "muon"),
     "freeze": ("", "image", "text"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "pixel_cache": ("memory", "disk", "device"),
@@ -180,6 +180,7 @@ def tiny_options(**changes: Any) -> TrainOptions:
         warmup=0.05,
         patience=0,
         token_noise=0.15,
+        optimiser="muon",
     )
     return replace(start, **changes)
 

@@ -85,7 +85,7 @@ class Interpolation:
                 "so what the model forgot elsewhere is not known"
             )
         allowed = sum(self.loss(point) <= self.ood_loss + _ROUNDING for point in self.points)
-        bound = f"lose at most {self.ood_loss:g} points out of domain"
+        bound = f"lose at most {self.ood_loss:g} point{'s' * (self.ood_loss != 1)} out of domain"
         if allowed == 1:
             return (
                 f"alpha {self.alpha:g}, the start model, is kept: no other of the {len(self.points)} mixtures {bound}"
