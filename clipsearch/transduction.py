@@ -37,7 +37,7 @@ def transduce(images: Vectors, classes: Vectors, logit_scale: float = LOGIT_SCAL
     """
     images, classes = np.asarray(images, np.float32), np.asarray(classes, np.float32)
     _check(images, classes)
-    prior = _log_softmax(logit_scale * images @ classes.T)
+    prior = _log_softmax(np.float32(logit_scale) * (images @ classes.T))
     if len(images) < 2 * len(classes) or len(classes) < 2:
         return prior
     anchors = _anchors(images, np.exp(prior))

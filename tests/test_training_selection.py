@@ -120,7 +120,8 @@ def test_the_card_says_data_command_choice_licence_and_limits(done: tuple[Path, 
     out, summary = done
     card = (out / "README.md").read_text()
     for said in (
-        "images: not stated; start model: mit", "`blocks-more`", f"{summary.train_images} training images", "clipsearch finetune ...",
+        "images: not stated; start model: mit", "`blocks-more`",
+        f"{summary.train_images} training images", "clipsearch finetune ...",
         "mean recall", f"alpha {summary.interpolation['alpha']:g}", "out of domain: elsewhere", "lora = 2", "## Limits",
     ):  # fmt: skip
         assert said in card, said
