@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from clipsearch.captions import vespa_text
 from clipsearch.errors import InputError
-from clipsearch.records import Embedded
+from clipsearch.records import Embedded, Record
 
 
 def document_fields(row: Embedded) -> dict[str, Any]:
@@ -19,18 +19,24 @@ def document_fields(row: Embedded) -> dict[str, Any]:
     ``label`` is left out when unknown, so that no facet counts "". Raises ``InputError`` for an embedding
     that is not one finite row of unit length: prenormalized-angular would rank it wrongly for ever.
     """
-    record = row.record
-    fields = {
-        "captions": [vespa_text(caption) for caption in record.captions],
-        "split": record.split,
-        "corpus": record.corpus,
-        "image_uri": vespa_text(record.uri),
+    return {
+        **record_fields(row.record),
         "width": int(row.width),
         "height": int(row.height),
         "content_hash": row.content_hash,
         "model_id": row.model_id,
         "thumbnail": base64.b64encode(row.thumbnail).decode("ascii"),
         "embedding": bfloat16_hex(_checked(row.embedding)),
+    }
+
+
+def record_fields(record: Record) -> dict[str, Any]:
+    """The fields that come from the corpus alone, without opening the image."""
+    fields: dict[str, Any] = {
+        "captions": [vespa_text(caption) for caption in record.captions],
+        "split": record.split,
+        "corpus": record.corpus,
+        "image_uri": vespa_text(record.uri),
     }
     if record.label:
         fields["label"] = vespa_text(record.label)

@@ -1,21 +1,31 @@
-"""``feed``: deliver operations to an endpoint, each retried while that makes sense, and say what became of them."""
+"""``feed``: deliver operations to an endpoint, each retried while that makes sense, and say what became of them.
+
+What every feeder does: make operations, call ``feed``, print the summary.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import httpr
+import orjson
 from tqdm import tqdm
 
-from clipsearch.errors import RejectedError, UnreachableError
-from feeders.dispatcher import Dispatcher, Failure
-from feeders.dispatcher import Operation as _Sending
-from feeders.operations import METHODS, Operation
+from clipsearch.errors import ClipsearchError, ServiceError
+from clipsearch.search.endpoint import Endpoint, parse_id
+from feeders.dispatcher import UNSURE, Dispatcher, Failure
+from feeders.journal import Journal
+from feeders.operations import Operation, Request, to_request
+from feeders.transport import Answer, Transport
+
+MOST = 64  # requests in flight
+_TIMEOUT = 30.0  # seconds for an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +65,15 @@ class FeedSummary:
 
     def __str__(self) -> str:
         parts = [f"{self.fed} documents fed in {self.seconds:.1f} s ({self.rate:.0f} docs/s)"]
+        if self.skipped:
+            parts.append(f"{self.skipped} were fed before")
+        if self.unmet:
+            parts.append(f"{self.unmet} had nothing to do, because a condition was not met or the document is missing")
         if self.failed:
             parts.append(f"{self.failed} failed: see {self.dead_letters}")
-        if self.not_sent:
-            parts.append(f"{self.not_sent} not sent, because the endpoint went away: run the same command again")
+        if self.gave_up or self.interrupted or self.not_sent:
+            why = "Ctrl-C came" if self.interrupted else "the endpoint went away"
+            parts.append(f"{self.not_sent} not sent, because {why}: run the same command again to go on")
         return "; ".join(parts)
 
 
@@ -71,15 +86,17 @@ class DeadLetters:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: TextIO | None = None
+        self._lock = threading.Lock()
         path.unlink(missing_ok=True)
 
     def write(self, failure: Failure) -> None:
-        """Append one line, at once on disk for whoever looks."""
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8")
-        self._file.write(json.dumps(asdict(failure), ensure_ascii=False) + "\n")
-        self._file.flush()
+        """Append one line, at once there for whoever looks; from any thread."""
+        with self._lock:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("w", encoding="utf-8")
+            self._file.write(json.dumps(asdict(failure)) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file, if there is one."""
@@ -108,56 +125,123 @@ def feed(
     here, when what is in flight has finished; Ctrl-C ends the feed in the same way, with ``interrupted`` set.
     Raises ``UnreachableError`` or ``RejectedError`` when no application answers at ``url``.
     """
-    letters = DeadLetters(dead_letters)
-    counts = {"fed": 0, "failed": 0}
-    start = time.monotonic()
-    client = httpr.Client(timeout=60.0, follow_redirects=False)
-    bar = tqdm(total=total, unit=" docs", desc="feed", disable=not progress, mininterval=0.5)
-
-    def done(document_id: str, failure: Failure | None) -> None:
-        counts["failed" if failure else "fed"] += 1
-        if failure:
-            letters.write(failure)
-            bar.set_postfix(failed=counts["failed"])
-        bar.update()
-
-    def sending() -> Iterator[_Sending]:
-        for operation in operations:
-            yield _Sending(operation.id, _send(client, url.rstrip("/"), operation))
-
-    dispatcher = Dispatcher(done, workers=connections or 8, in_flight=4 * (connections or 8), patience=patience)
-    interrupted = False
+    endpoint = Endpoint(url)
     try:
-        dispatcher.run(sending())
-    except KeyboardInterrupt:
-        interrupted = True
+        about = endpoint.status()
+        run = _Run(endpoint, about, dead_letters, journal, total, min(_TIMEOUT, patience), progress)
+        with run:
+            return run.feed(operations, connections or MOST, patience)
     finally:
-        bar.close()
-        letters.close()
-        client.close()
-    left = 0 if total is None else max(0, total - counts["fed"] - counts["failed"])
-    return FeedSummary(
-        **counts,
-        not_sent=left,
-        seconds=time.monotonic() - start,
-        dead_letters=str(dead_letters) * bool(counts["failed"]),
-        interrupted=interrupted,
-        gave_up=dispatcher.gave_up,
-    )
+        endpoint.close()
 
 
-def _send(client: httpr.Client, url: str, operation: Operation) -> Callable[[], None]:
-    def send() -> None:
-        try:
-            answer = client.request(
-                METHODS[operation.kind],
-                url + operation.path(),
-                content=operation.body(),
-                headers={"content-type": "application/json"},
-            )
-        except httpr.RequestError as error:
-            raise UnreachableError(f"nobody answers at {url}: {error}") from error
-        if answer.status_code != 200:
-            raise RejectedError(answer.status_code, answer.text[:300])
+class _Run:
+    """One feed: what the dispatcher, the journal, the dead letters and the progress know of each other."""
 
-    return send
+    def __init__(
+        self, endpoint: Endpoint, about: dict[str, Any], dead_letters: Path, journal: Path | None,
+        total: int | None, timeout: float, progress: bool,
+    ) -> None:  # fmt: skip
+        self._endpoint = endpoint
+        self._total = total
+        self._transport = Transport(endpoint.url, timeout)
+        self._journal = Journal(journal, _owner(endpoint.url, about)) if journal else None
+        self._letters = DeadLetters(dead_letters)
+        self._bar = tqdm(total=total, unit=" docs", desc="feed", disable=not progress, mininterval=0.5)
+        self._fed = self._failed = self._unmet = self._skipped = 0
+        self._dispatcher: Dispatcher | None = None
+        self._complete = False
+        if self._journal and self._journal.foreign:
+            tqdm.write(f"{journal} is of another index: everything is sent", file=sys.stderr)
+
+    def __enter__(self) -> _Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._letters.close()
+        if self._journal:
+            self._journal.close(self._complete)
+
+    def feed(self, operations: Iterable[Operation], most: int, patience: float) -> FeedSummary:
+        """Feed all of them."""
+        start = time.monotonic()
+        dispatcher = self._dispatcher = Dispatcher(
+            self._send, self._done, most=most, patience=patience, tick=self._tick, reset=self._transport.reconnect
+        )
+        dispatcher.run(self._requests(operations))
+        ended = self._fed + self._failed + self._unmet + self._skipped
+        left = dispatcher.left if self._total is None else max(dispatcher.left, self._total - ended)
+        summary = FeedSummary(
+            fed=self._fed, failed=self._failed, not_sent=left, seconds=time.monotonic() - start,
+            dead_letters=str(self._letters.path) * bool(self._failed), skipped=self._skipped, unmet=self._unmet,
+            retries=dispatcher.retries, interrupted=dispatcher.interrupted, gave_up=dispatcher.gave_up,
+        )  # fmt: skip
+        self._complete = summary.complete
+        return summary
+
+    def _requests(self, operations: Iterable[Operation]) -> Iterator[Request]:
+        """What is to be sent; runs in the caller's thread."""
+        for operation in operations:
+            try:
+                request = to_request(operation)
+            except (ClipsearchError, TypeError) as error:
+                self._fail(Failure(operation.id, 0, str(error)))
+                continue
+            known = self._journal.look_up(request) if self._journal else "new"
+            if known == "new":
+                yield request
+            elif known == "unsure":
+                self._fail(Failure(request.id, 0, f"an earlier run was killed while it was under way: {UNSURE}"))
+            else:
+                self._skip(request)
+
+    def _skip(self, request: Request) -> None:
+        """Look whether the document is there, now and then: an index that was emptied since must not pass for fed."""
+        assert self._journal is not None
+        if self._skipped & (self._skipped - 1) == 0 and request.kind == "put" and self._journal.alone(request):
+            corpus, key = parse_id(request.id)
+            if self._endpoint.get(corpus, key, "[id]") is None:
+                self._complete = True  # so that the journal goes
+                raise ServiceError(
+                    f"{request.id} was fed to {self._endpoint.url} before and is no longer there: somebody emptied "
+                    "or changed the index. The journal is removed; run the same command again to feed everything"
+                )
+        self._skipped += 1
+
+    # ---- what the dispatcher calls: from the workers, and _tick from its clock
+
+    def _send(self, request: Request) -> Answer:
+        if self._journal and not request.repeatable:
+            self._journal.sending(request)
+        return self._transport.send(request)
+
+    def _done(self, request: Request, answer: Answer, failure: Failure | None) -> None:
+        if failure:
+            self._fail(failure)
+            return
+        if answer.verdict == "unmet":
+            self._unmet += 1
+        else:
+            self._fed += 1
+        if self._journal:
+            self._journal.acknowledged(request)
+
+    def _fail(self, failure: Failure) -> None:
+        self._letters.write(failure)
+        self._failed += 1
+
+    def _tick(self) -> None:
+        if self._journal:
+            self._journal.flush()
+        ended = self._fed + self._failed + self._unmet + self._skipped
+        if ended > self._bar.n:
+            if self._failed:
+                self._bar.set_postfix(failed=self._failed, refresh=False)
+            self._bar.update(ended - self._bar.n)
+
+
+def _owner(url: str, about: dict[str, Any]) -> str:
+    """What tells one index from another: where it is, and which deployment of which application runs there."""
+    known = {name: about.get(name) for name in ("application", "content")}
+    return f"{url}\n{orjson.dumps(known, option=orjson.OPT_SORT_KEYS).decode()}"

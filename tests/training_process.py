@@ -6,11 +6,15 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 SERVER = multiprocessing.get_context("forkserver")
+tqdm.set_lock(threading.RLock())  # its own lock is a system-wide semaphore, which a killed process leaves behind
 SERVER.set_forkserver_preload(["clipsearch.training", "clipsearch.clip", "clipsearch.corpora"])
 
 

@@ -139,6 +139,17 @@ def save_clip(
     ``processor``: an image processor; ``extra``: file name -> text, put beside the weights. An existing folder is
     replaced only with ``overwrite``. Raises ``CheckpointError`` when it cannot be written.
     """
+    with fresh_folder(folder, overwrite) as fresh:
+        _write(fresh, model, tokenizer, processor, extra or {})
+    return folder
+
+
+@contextmanager
+def fresh_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder to fill, which gets the name ``folder`` when the block ends well, and is removed otherwise.
+
+    An existing folder is replaced only with ``overwrite``. Raises ``CheckpointError`` when it cannot be written.
+    """
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder} exists: choose another folder, or remove it first")
     try:
@@ -147,7 +158,10 @@ def save_clip(
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}") from error
     try:
-        _write(fresh, model, tokenizer, processor, extra or {})
+        yield fresh
+        for path in fresh.iterdir():  # on disk before the folder gets its name
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         fresh.chmod(0o755)  # mkdtemp's folders are private
         move_into_place(fresh, folder)
     except (OSError, SafetensorError) as error:
@@ -155,7 +169,6 @@ def save_clip(
         raise CheckpointError(f"{folder} cannot be written: {reason}; make room and repeat the command") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return folder
 
 
 def move_into_place(fresh: Path, folder: Path) -> None:
@@ -177,9 +190,6 @@ def _write(folder: Path, model: Any, tokenizer: Any, processor: Any, extra: Mapp
         kind(processor, tokenizer).save_pretrained(folder)
     for name, text in extra.items():
         (folder / name).write_text(text)
-    for path in folder.iterdir():  # on disk before the folder gets its name
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 @contextmanager

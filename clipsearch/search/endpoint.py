@@ -9,11 +9,13 @@ is shared by searching and feeding.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpr
+import orjson
 from requests.exceptions import HTTPError
 from vespa.application import Vespa, VespaSync
 from vespa.exceptions import VespaError
@@ -22,6 +24,10 @@ from clipsearch.errors import InputError, RejectedError, UnreachableError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 SCHEMA = "image"
+PAGE = 500
+"""Documents that one request of a visit asks for: with thumbnails about 10 MB."""
+
+_PAGE_ATTEMPTS = 6  # for one page of a visit: with the waits between them about 6 s
 _ID = re.compile(r"id:([a-z0-9][a-z0-9_-]*):image::([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -56,13 +62,15 @@ class Endpoint:
         """Close the connections."""
         self._pool.close()
 
-    def status(self) -> None:
-        """Ask for ``/ApplicationStatus``: raises when nobody answers or nothing is deployed yet."""
+    def status(self) -> dict[str, Any]:
+        """What ``/ApplicationStatus`` says: raises when nobody answers or nothing is deployed yet."""
         response = self._answer(lambda: self._pool.get(f"{self.url}/ApplicationStatus"))
         if response.status_code == 404:
             raise self._not_vespa("HTTP 404")
         if response.status_code != 200:
             raise RejectedError(response.status_code, _message(_json(response)) or "no application is deployed")
+        about = _json(response)
+        return about if isinstance(about, dict) else {}
 
     def query(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST ``body`` to ``/search/``; the reply's JSON. Errors beside hits are raised too."""
@@ -96,6 +104,68 @@ class Endpoint:
             raise self._not_vespa(f"HTTP {response.status_code} to a document")
         values: dict[str, Any] = response.json.get("fields", {})
         return values
+
+    def visit(
+        self, corpus: str = "", *, fields: str = "[document]", selection: str = "", slices: int = 1, slice_id: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """Every document of ``corpus`` ("": of all), page by page, as ``{"id": ..., "fields": {...}}``.
+
+        ``fields``: names with commas between them, "[document]" (all) or "[id]" (none); tensors come as hex.
+        ``selection``: Vespa's document selection (``image.label == "river"``). ``slices`` part the documents into as
+        many disjoint visits, of which this is number ``slice_id``. Documents that are written meanwhile may be seen as
+        before or after. A page that fails for 429, 503 or no answer is asked for again; pyvespa's ``visit`` is not
+        used because it needs the content cluster's name, which a path with a corpus does not.
+        """
+        path = f"/document/v1/{corpus}/{SCHEMA}/docid/" if corpus else "/document/v1/"
+        names = fields if fields == "[id]" else f"{SCHEMA}:{fields}"
+        asked = {"fieldSet": names, "wantedDocumentCount": str(PAGE), "format.tensors": "hex"}
+        if not corpus:
+            asked["cluster"] = self._content_cluster()
+            selection = f"{SCHEMA} and ({selection})" if selection else SCHEMA
+        if selection:
+            asked["selection"] = selection
+        if slices > 1:
+            asked |= {"slices": str(slices), "sliceId": str(slice_id)}
+        while True:
+            page = self._page(path, asked)
+            yield from page["documents"]
+            if not page.get("continuation"):
+                return
+            asked["continuation"] = page["continuation"]
+
+    def _page(self, path: str, asked: Mapping[str, str]) -> dict[str, Any]:
+        for attempt in range(_PAGE_ATTEMPTS):
+            try:
+                return self._ask(path, asked)
+            except (UnreachableError, RejectedError) as error:
+                passing = not isinstance(error, RejectedError) or error.status in (429, 503)
+                if not passing or attempt + 1 == _PAGE_ATTEMPTS:
+                    raise
+            time.sleep(0.2 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _ask(self, path: str, asked: Mapping[str, str]) -> dict[str, Any]:
+        response = self._answer(lambda: self._pool.get(self.url + path, params=dict(asked)))
+        try:
+            reply = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            reply = None
+        if not isinstance(reply, dict) or "pathId" not in reply:
+            raise self._not_vespa(f"HTTP {response.status_code} to a visit")
+        if response.status_code != 200 or "documents" not in reply:
+            raise RejectedError(response.status_code, str(reply.get("message", "it gives no documents")))
+        return reply
+
+    def _content_cluster(self) -> str:
+        """The content cluster's name, as ``vespa visit`` finds it: out of the refusal of a name that cannot be one."""
+        try:
+            self._page("/document/v1/", {"cluster": "*"})
+        except RejectedError as error:
+            names = re.findall(r"'([^'*]+)'", error.message)
+            if error.status == 400 and names:
+                return str(names[0])
+            raise
+        return "*"
 
     def _answer(self, send: Callable[[], Any]) -> Any:
         try:

@@ -1,0 +1,98 @@
+"""Which fields of a document differ from what it should be: in eight bytes a field, so that an index fits in memory.
+
+An index is read page by page, and shards row by row, in different orders; to compare them, one side is kept as
+fingerprints. Values are compared as Vespa keeps them: embeddings as bfloat16, and a field that is empty is a field that
+is missing. Two different values are taken for equal with probability 2**-64.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import numpy as np
+import orjson
+
+from clipsearch.errors import InputError
+from clipsearch.search.endpoint import Endpoint
+from feeders.documents import bfloat16_hex
+
+CORPUS_FIELDS = ("captions", "label", "split", "image_uri")
+"""What a record says: these change without a change of the image."""
+
+ALL_FIELDS = (*CORPUS_FIELDS, "corpus", "content_hash", "model_id", "width", "height", "embedding")
+"""Everything but the thumbnail, which follows from the image of ``content_hash``."""
+
+
+def fingerprint(fields: Mapping[str, Any], names: Sequence[str]) -> bytes:
+    """Eight bytes for each of ``names``, valid in this process only; ``fields`` are those of a put or of a visit."""
+    return struct.pack(f"{len(names)}q", *[hash(_plain(fields.get(name))) for name in names])
+
+
+def differing(one: bytes, other: bytes, names: Sequence[str]) -> tuple[str, ...]:
+    """Which of ``names`` two fingerprints of them differ in."""
+    if one == other:
+        return ()
+    return tuple(name for at, name in enumerate(names) if one[8 * at : 8 * at + 8] != other[8 * at : 8 * at + 8])
+
+
+def fingerprints(endpoint: Endpoint, corpus: str, names: Sequence[str], slices: int = 1) -> Iterator[tuple[str, bytes]]:
+    """(id, fingerprint) of every document of ``corpus`` in the index; only the fields of ``names`` travel."""
+    for number in range(slices):
+        for document in endpoint.visit(corpus, fields=",".join(names), slices=slices, slice_id=number):
+            yield str(document["id"]), fingerprint(document.get("fields", {}), names)
+
+
+def _plain(value: Any) -> Any:
+    """A value as something hashable that is equal for everything that Vespa keeps as equal."""
+    if isinstance(value, dict):
+        return _hex(value.get("values"), str(value.get("type", "")))
+    if isinstance(value, list):
+        return tuple(value) or None
+    return None if value == "" else value
+
+
+def _hex(values: Any, kind: str) -> str:
+    """A dense tensor as hex of bfloat16, whatever its cells are in the index."""
+    if not isinstance(values, str):
+        return bfloat16_hex(np.asarray(values, np.float32))
+    if kind.startswith("tensor<bfloat16>"):
+        return values
+    cells = ">f8" if kind.startswith("tensor(") or kind.startswith("tensor<double>") else ">f4"
+    return bfloat16_hex(np.frombuffer(bytes.fromhex(values), cells).astype(np.float32))
+
+
+class Findings:
+    """A JSONL file with one line for each thing found; it exists only if there is one, and is of the last run only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = 0
+        self._file: TextIO | None = None
+
+    def write(self, **finding: Any) -> None:
+        """Add one line."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w", encoding="utf-8")
+        self._file.write(orjson.dumps(finding).decode() + "\n")
+        self.lines += 1
+
+    def __str__(self) -> str:
+        return str(self.path) if self.lines else ""
+
+    def __enter__(self) -> Findings:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be replaced: {error.strerror or error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
