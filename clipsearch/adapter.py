@@ -1,9 +1,11 @@
 """A residual adapter on stored embeddings: loaded and applied in numpy, at query and at feed time.
 
-Each tower has a bottleneck ``r(v) = relu(v @ down) @ up``; an embedding ``v`` becomes ``(1 - alpha) v + alpha norm(v +
-r(v))``, scaled to length 1 (the residual feature adapter of CLIP-Adapter, Gao et al. 2021, on both towers, with the
-interpolation of WiSE-FT, Wortsman et al. 2022, between outputs). Images that were encoded once are adapted while they
-are fed, queries when they are asked; no image is opened again. ``clipsearch.training.adapting`` trains it.
+Each tower has a bottleneck ``r(v) = relu(f(v) @ down - bias) @ up``; an embedding ``v`` becomes ``(1 - alpha) v + alpha
+norm(v + r(v))``, scaled to length 1 (the residual feature adapter of CLIP-Adapter, Gao et al. 2021, on both towers, with
+the interpolation of WiSE-FT, Wortsman et al. 2022, between outputs). ``f`` is the embedding itself, or the embedding
+centred and whitened, where a ``bias`` makes the bottleneck's units answer to the images of one class only. Images that
+were encoded once are adapted while they are fed, queries when they are asked; no image is opened again.
+``clipsearch.training.adapting`` makes it.
 """
 
 from __future__ import annotations
@@ -23,22 +25,46 @@ from clipsearch.errors import CheckpointError
 from clipsearch.records import Embedded
 
 Vectors = NDArray[np.float32]
-FORMAT = "clipsearch-adapter-1"
-_NAMES = ("image.down", "image.up", "text.down", "text.up")
+FORMAT = "clipsearch-adapter-2"
+_PARTS = ("down", "up", "bias", "centre", "white")
 
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """One tower's bottleneck: ``down`` (D, R) and ``up`` (R, D), float32."""
+    """One tower's bottleneck: ``down`` (D, R), ``up`` (R, D) and ``bias`` (R,), float32; None is no bias.
+
+    ``centre`` (D,) and ``white`` (D, D): the bottleneck reads ``unit((v - centre) @ white)``; None reads ``v``.
+    """
 
     down: Vectors
     up: Vectors
+    bias: Vectors | None = None
+    centre: Vectors | None = None
+    white: Vectors | None = None
+
+    @classmethod
+    def empty(cls, dim: int) -> Tower:
+        """The tower that changes nothing."""
+        return cls(np.zeros((dim, 0), np.float32), np.zeros((0, dim), np.float32))
 
     def __call__(self, vectors: Any, alpha: float) -> Vectors:
         """(N, D) -> (N, D) float32, unit norm."""
         given = unit(np.asarray(vectors, np.float32))
-        adapted = unit(given + np.maximum(given @ self.down, 0.0) @ self.up)
+        if not alpha or not self.up.size:
+            return given
+        adapted = unit(given + self.residual(given))
         return unit((1 - alpha) * given + alpha * adapted)
+
+    def residual(self, given: Vectors) -> Vectors:
+        """(N, D) unit norm -> (N, D): what the bottleneck adds."""
+        read = given if self.white is None else unit((given - self.centre) @ self.white)
+        units = read @ self.down if self.bias is None else read @ self.down - self.bias
+        added: Vectors = np.maximum(units, 0.0) @ self.up
+        return added
+
+    def arrays(self) -> dict[str, Vectors]:
+        """Its arrays by name, those that are None left out."""
+        return {name: part for name in _PARTS if (part := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +186,11 @@ def load_adapter(path: str | Path) -> Adapter:
     try:
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}
-            parts = {name: file.get_tensor(name) for name in _NAMES}
+            parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if about.get("format") != FORMAT:
             raise CheckpointError(f"{path} is no adapter that 'clipsearch adapt' wrote")
-        image_down, image_up, text_down, text_up = (parts[name] for name in _NAMES)
-        adapter = Adapter(
-            about["base"], Tower(image_down, image_up), Tower(text_down, text_up),
-            float(about["alpha"]), json.loads(about["about"]),
-        )  # fmt: skip
+        image, text = _tower(parts, "image"), _tower(parts, "text")
+        adapter = Adapter(about["base"], image, text, float(about["alpha"]), json.loads(about["about"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): make it again with 'clipsearch adapt'") from error
     _whole(path, adapter)
@@ -183,13 +206,28 @@ def unit(vectors: Any) -> Vectors:
 
 
 def _arrays(adapter: Adapter) -> dict[str, Vectors]:
-    parts = (adapter.image.down, adapter.image.up, adapter.text.down, adapter.text.up)
-    return dict(zip(_NAMES, parts, strict=True))
+    towers = {"image": adapter.image, "text": adapter.text}
+    return {f"{side}.{name}": part for side, tower in towers.items() for name, part in tower.arrays().items()}
+
+
+def _tower(parts: Mapping[str, Vectors], side: str) -> Tower:
+    """The tower among ``parts``. Raises ``KeyError`` where one of the two matrices is missing."""
+    more = {name: parts.get(f"{side}.{name}") for name in _PARTS[2:]}
+    return Tower(parts[f"{side}.down"], parts[f"{side}.up"], **more)
 
 
 def _whole(path: Path, adapter: Adapter) -> None:
-    """Raise ``CheckpointError`` for matrices that do not fit each other, or numbers that are not finite."""
-    down, up = (adapter.image.down, adapter.text.down), (adapter.image.up, adapter.text.up)
-    fit = all(a.ndim == 2 and b.shape == a.shape[::-1] and len(a) == adapter.dim for a, b in zip(down, up, strict=True))
-    if not fit or not 0 <= adapter.alpha <= 1 or not all(np.isfinite(part).all() for part in (*down, *up)):
+    """Raise ``CheckpointError`` for arrays that do not fit each other, or numbers that are not finite."""
+    towers = adapter.image, adapter.text
+    fit = all(_fits(tower, adapter.dim) for tower in towers)
+    finite = all(np.isfinite(part).all() for tower in towers for part in tower.arrays().values())
+    if not fit or not finite or not 0 <= adapter.alpha <= 1:
         raise CheckpointError(f"{path} is damaged (its matrices do not fit): make it again with 'clipsearch adapt'")
+
+
+def _fits(tower: Tower, dim: int) -> bool:
+    if tower.down.ndim != 2 or (tower.centre is None) != (tower.white is None):
+        return False
+    rank = tower.down.shape[1]
+    shapes = {"down": (dim, rank), "up": (rank, dim), "bias": (rank,), "centre": (dim,), "white": (dim, dim)}
+    return all(part.shape == shapes[name] for name, part in tower.arrays().items())

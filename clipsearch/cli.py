@@ -22,9 +22,12 @@ COMMANDS: Mapping[str, str] = {
     "backtranslate": "Write further training captions by back-translation.",
     "finetune": "Fine-tune CLIP on a corpus of images and captions.",
     "evaluate": "Measure checkpoints: zero-shot, retrieval, probes, robustness.",
+    "convert": "Convert a checkpoint between open_clip and Hugging Face.",
+    "export": "Write a checkpoint's towers as ONNX, also in int8.",
     "encode": "Turn a corpus into embedding shards.",
     "adapt": "Adapt a model to a domain in a second, from stored embeddings.",
-    "feed": "Push embedding shards into Vespa or the local engine.",
+    "feed": "Bring images into Vespa or the local engine; update, remove, verify.",
+    "reembed": "Give a running index a new model, without downtime.",
     "search": "Search from the terminal, with scores explained.",
     "engine": "Serve a Vespa application package from this machine.",
     "ui": "Serve the search page.",
@@ -65,7 +68,7 @@ def cli() -> None:
       clipsearch finetune corpus --preset tiny --out model
       clipsearch encode corpus --model model --out shards
       clipsearch engine --data index --app vespa_app
-      clipsearch feed shards
+      clipsearch feed shards shards
       clipsearch search "a stadium next to a river" --model model
       clipsearch ui --model model
     """

@@ -241,7 +241,7 @@ def _feed(demo: Demo, shards: Path) -> None:
     if count == manifest["count"] and stamp.exists() and _read_json(stamp) == manifest:
         print(f"{count} documents are there already")
         return
-    demo.command("feed", shards, "--url", demo.url)
+    demo.command("feed", "shards", shards, "--url", demo.url)
     stamp.write_text(json.dumps(manifest))
 
 

@@ -48,6 +48,8 @@ class Embedded:
 
     ``embedding``: (D,) float32, unit norm (typed Any: this module does not import numpy).
     ``thumbnail``: JPEG bytes, at most 256 px. ``content_hash``: hex SHA-256 of the image file's bytes.
+    ``patches``: (P, D) embeddings of parts of the image and ``boxes``: (P, 4) int32, their left, top, right and bottom
+    in px; ``texts``: (captions, D), one embedding a caption. None where they were not asked for.
     """
 
     record: Record
@@ -57,6 +59,48 @@ class Embedded:
     height: int
     content_hash: str
     model_id: str
+    patches: Any = None
+    boxes: Any = None
+    texts: Any = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Generation:
+    """One generation of embeddings: all of one model, in a field of its own, so that an index can hold two at once.
+
+    What belongs to it in the application package has its name at the end; the first generation has the plain names.
+    """
+
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """``g1``, ``g2``..."""
+        return f"g{self.number}"
+
+    @property
+    def suffix(self) -> str:
+        """What ends the names of this generation: "" or ``_g2``."""
+        return "" if self.number == 1 else f"_{self.name}"
+
+    @property
+    def field(self) -> str:
+        """The field of its embeddings."""
+        return f"embedding{self.suffix}"
+
+    @property
+    def model_field(self) -> str:
+        """The field of the model that made them."""
+        return f"model_id{self.suffix}"
+
+    @property
+    def tensor(self) -> str:
+        """The query tensor that they are searched with."""
+        return f"q{self.suffix}"
+
+    def profile(self, ranking: str) -> str:
+        """The rank profile of a ranking: ``vector`` or ``vector_g2``; ``lexical`` compares no embeddings."""
+        return ranking if ranking == "lexical" else f"{ranking}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)

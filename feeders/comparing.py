@@ -39,11 +39,10 @@ def differing(one: bytes, other: bytes, names: Sequence[str]) -> tuple[str, ...]
     return tuple(name for at, name in enumerate(names) if one[8 * at : 8 * at + 8] != other[8 * at : 8 * at + 8])
 
 
-def fingerprints(endpoint: Endpoint, corpus: str, names: Sequence[str], slices: int = 1) -> Iterator[tuple[str, bytes]]:
+def fingerprints(endpoint: Endpoint, corpus: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """(id, fingerprint) of every document of ``corpus`` in the index; only the fields of ``names`` travel."""
-    for number in range(slices):
-        for document in endpoint.visit(corpus, fields=",".join(names), slices=slices, slice_id=number):
-            yield str(document["id"]), fingerprint(document.get("fields", {}), names)
+    for document in endpoint.visit(corpus, fields=",".join(names)):
+        yield str(document["id"]), fingerprint(document.get("fields", {}), names)
 
 
 def _plain(value: Any) -> Any:

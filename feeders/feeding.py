@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -87,6 +87,7 @@ class DeadLetters:
         self.path = path
         self._file: TextIO | None = None
         self._lock = threading.Lock()
+        self.count = 0
         path.unlink(missing_ok=True)
 
     def write(self, failure: Failure) -> None:
@@ -97,6 +98,7 @@ class DeadLetters:
                 self._file = self.path.open("w", encoding="utf-8")
             self._file.write(json.dumps(asdict(failure)) + "\n")
             self._file.flush()
+            self.count += 1
 
     def close(self) -> None:
         """Close the file, if there is one."""
@@ -105,7 +107,7 @@ class DeadLetters:
 
 
 def feed(
-    operations: Iterable[Operation],
+    operations: Iterable[Operation | Failure],
     url: str,
     *,
     dead_letters: Path,
@@ -114,21 +116,27 @@ def feed(
     patience: float = 60.0,
     connections: int = 0,
     progress: bool = True,
+    unmet: Callable[[str], None] | None = None,
 ) -> FeedSummary:
     """Deliver ``operations`` to the endpoint at ``url``; memory does not grow with their number.
 
-    Order is kept per document id. ``dead_letters``: a JSONL file of what was given up, and why (``id``, ``status``,
-    ``reason``). ``journal``: a file in which acknowledged operations are kept until the feed is complete, so that an
-    interrupted one goes on where it stopped. ``total``: how many operations there are, for the progress and for
-    ``not_sent``. ``patience``: seconds without a sign of life after which the endpoint counts as gone.
-    ``connections``: most requests in flight; 0 lets the feed find out. An error that the producer raises is raised
-    here, when what is in flight has finished; Ctrl-C ends the feed in the same way, with ``interrupted`` set.
-    Raises ``UnreachableError`` or ``RejectedError`` when no application answers at ``url``.
+    Order is kept per document id. A ``Failure`` among the operations is an item of which the producer could make
+    none: it is counted and written down like one that the endpoint refused.
+
+    ``dead_letters``: a JSONL file of what was given up, and why (``id``, ``status``, ``reason``). ``journal``: a file
+    in which acknowledged operations are kept until the feed is complete, so that an interrupted one goes on where it
+    stopped. ``total``: how many operations there are, for the progress and for ``not_sent``. ``patience``: seconds
+    without a sign of life after which the endpoint counts as gone. ``connections``: most requests in flight; 0 lets
+    the feed find out how many are best. ``unmet`` is told the id of each operation that had nothing to do.
+
+    An error that the producer raises is raised here, when what was taken has been delivered. Ctrl-C finishes what is
+    in flight and returns, with ``interrupted`` set. Raises ``UnreachableError`` or ``RejectedError`` when no
+    application answers at ``url``, and ``ServiceError`` when the index lost what the journal says it has.
     """
     endpoint = Endpoint(url)
     try:
         about = endpoint.status()
-        run = _Run(endpoint, about, dead_letters, journal, total, min(_TIMEOUT, patience), progress)
+        run = _Run(endpoint, about, dead_letters, journal, total, min(_TIMEOUT, patience), progress, unmet)
         with run:
             return run.feed(operations, connections or MOST, patience)
     finally:
@@ -140,17 +148,17 @@ class _Run:
 
     def __init__(
         self, endpoint: Endpoint, about: dict[str, Any], dead_letters: Path, journal: Path | None,
-        total: int | None, timeout: float, progress: bool,
+        total: int | None, timeout: float, progress: bool, unmet: Callable[[str], None] | None,
     ) -> None:  # fmt: skip
         self._endpoint = endpoint
+        self._tell_unmet = unmet
         self._total = total
         self._transport = Transport(endpoint.url, timeout)
-        self._journal = Journal(journal, _owner(endpoint.url, about)) if journal else None
+        self._journal = _open_journal(journal, _owner(endpoint.url, about)) if journal else None
         self._letters = DeadLetters(dead_letters)
         self._bar = tqdm(total=total, unit=" docs", desc="feed", disable=not progress, mininterval=0.5)
-        self._fed = self._failed = self._unmet = self._skipped = 0
-        self._dispatcher: Dispatcher | None = None
-        self._complete = False
+        self._fed = self._unmet = self._skipped = 0
+        self._journal_ends = False
         if self._journal and self._journal.foreign:
             tqdm.write(f"{journal} is of another index: everything is sent", file=sys.stderr)
 
@@ -161,38 +169,43 @@ class _Run:
         self._bar.close()
         self._letters.close()
         if self._journal:
-            self._journal.close(self._complete)
+            self._journal.close(self._journal_ends)
 
-    def feed(self, operations: Iterable[Operation], most: int, patience: float) -> FeedSummary:
+    def feed(self, operations: Iterable[Operation | Failure], most: int, patience: float) -> FeedSummary:
         """Feed all of them."""
         start = time.monotonic()
-        dispatcher = self._dispatcher = Dispatcher(
+        dispatcher = Dispatcher(
             self._send, self._done, most=most, patience=patience, tick=self._tick, reset=self._transport.reconnect
         )
         dispatcher.run(self._requests(operations))
-        ended = self._fed + self._failed + self._unmet + self._skipped
+        ended = self._ended
         left = dispatcher.left if self._total is None else max(dispatcher.left, self._total - ended)
         summary = FeedSummary(
-            fed=self._fed, failed=self._failed, not_sent=left, seconds=time.monotonic() - start,
-            dead_letters=str(self._letters.path) * bool(self._failed), skipped=self._skipped, unmet=self._unmet,
+            fed=self._fed, failed=self._letters.count, not_sent=left, seconds=time.monotonic() - start,
+            dead_letters=str(self._letters.path) * bool(self._letters.count), skipped=self._skipped, unmet=self._unmet,
             retries=dispatcher.retries, interrupted=dispatcher.interrupted, gave_up=dispatcher.gave_up,
         )  # fmt: skip
-        self._complete = summary.complete
+        self._journal_ends = summary.complete
         return summary
 
-    def _requests(self, operations: Iterable[Operation]) -> Iterator[Request]:
+    def _requests(self, operations: Iterable[Operation | Failure]) -> Iterator[Request]:
         """What is to be sent; runs in the caller's thread."""
         for operation in operations:
+            if isinstance(operation, Failure):
+                self._letters.write(operation)
+                continue
             try:
                 request = to_request(operation)
             except (ClipsearchError, TypeError) as error:
-                self._fail(Failure(operation.id, 0, str(error)))
+                self._letters.write(Failure(operation.id, 0, str(error)))
                 continue
             known = self._journal.look_up(request) if self._journal else "new"
             if known == "new":
                 yield request
             elif known == "unsure":
-                self._fail(Failure(request.id, 0, f"an earlier run was killed while it was under way: {UNSURE}"))
+                self._letters.write(
+                    Failure(request.id, 0, f"an earlier run was killed while it was under way: {UNSURE}")
+                )
             else:
                 self._skip(request)
 
@@ -202,12 +215,16 @@ class _Run:
         if self._skipped & (self._skipped - 1) == 0 and request.kind == "put" and self._journal.alone(request):
             corpus, key = parse_id(request.id)
             if self._endpoint.get(corpus, key, "[id]") is None:
-                self._complete = True  # so that the journal goes
+                self._journal_ends = True
                 raise ServiceError(
                     f"{request.id} was fed to {self._endpoint.url} before and is no longer there: somebody emptied "
                     "or changed the index. The journal is removed; run the same command again to feed everything"
                 )
         self._skipped += 1
+
+    @property
+    def _ended(self) -> int:
+        return self._fed + self._letters.count + self._unmet + self._skipped
 
     # ---- what the dispatcher calls: from the workers, and _tick from its clock
 
@@ -218,27 +235,33 @@ class _Run:
 
     def _done(self, request: Request, answer: Answer, failure: Failure | None) -> None:
         if failure:
-            self._fail(failure)
+            self._letters.write(failure)
             return
         if answer.verdict == "unmet":
             self._unmet += 1
+            if self._tell_unmet:
+                self._tell_unmet(request.id)
         else:
             self._fed += 1
         if self._journal:
             self._journal.acknowledged(request)
 
-    def _fail(self, failure: Failure) -> None:
-        self._letters.write(failure)
-        self._failed += 1
-
     def _tick(self) -> None:
         if self._journal:
             self._journal.flush()
-        ended = self._fed + self._failed + self._unmet + self._skipped
-        if ended > self._bar.n:
-            if self._failed:
-                self._bar.set_postfix(failed=self._failed, refresh=False)
-            self._bar.update(ended - self._bar.n)
+        if self._ended > self._bar.n:
+            if self._letters.count:
+                self._bar.set_postfix(failed=self._letters.count, refresh=False)
+            self._bar.update(self._ended - self._bar.n)
+
+
+def _open_journal(path: Path, owner: str) -> Journal | None:
+    try:
+        return Journal(path, owner)
+    except OSError as error:
+        message = f"Warning: no journal at {path} ({error.strerror}): a feed that is interrupted will start anew"
+        tqdm.write(message, file=sys.stderr)
+        return None
 
 
 def _owner(url: str, about: dict[str, Any]) -> str:

@@ -38,10 +38,16 @@ _MAGIC = b"clipsearch feed journal 1 "
 _FRAME = struct.Struct("<4sII")  # tag, number of entries, CRC-32 of them
 _ENTRY = struct.Struct("<QQ")  # hash of the id, hash of the content; content 0: forget this document
 _DONE, _SENT = b"DONE", b"SENT"
+_HEADER = len(_MAGIC) + 64 + 1
 _SYNC = 1.0  # seconds
 
 Known = Literal["new", "done", "unsure"]
 Hashes = NDArray[np.uint64]
+
+
+def journal_path(folder: Path, url: str) -> Path:
+    """Where a feed of what is in ``folder`` to the endpoint at ``url`` keeps its journal."""
+    return folder / f".feed-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:8]}.journal"
 
 
 class Journal:
@@ -65,6 +71,12 @@ class Journal:
         self._unsynced = False
         header = _MAGIC + hashlib.sha256(owner.encode()).hexdigest().encode() + b"\n"
         self.foreign = self._load(header)
+
+    @staticmethod
+    def peek(path: Path) -> int:
+        """How many acknowledged operations the journal at ``path`` holds; it is left as it is."""
+        data = path.read_bytes()
+        return len(_live(_frames(data[_HEADER:], _HEADER)[0])[0])
 
     @property
     def resumed(self) -> int:

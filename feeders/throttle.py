@@ -12,7 +12,7 @@ import math
 import random
 from typing import Literal
 
-LEAST = 4
+LEAST = 16
 _STEPS = 8  # sizes measured between one size and its double
 _COST = 0.3
 
@@ -22,15 +22,17 @@ class Throttle:
 
     def __init__(self, most: int) -> None:
         self._least, self._most = min(LEAST, most), most
-        self.target = min(16, most)
-        self._rates: dict[int, float] = {}  # throughput by step of size
+        self.target = min(2 * LEAST, most)
+        self._rates: dict[int, tuple[float, float]] = {}  # by step: size, and throughput at it
         self._acknowledged = self._in_flight = 0
         self._start = 0.0
+        self._calm = most  # answers since it was made smaller
 
     def acknowledged(self, in_flight: int, now: float) -> None:
         """One more answer, while ``in_flight`` requests were out; ``now`` in seconds."""
         if not self._acknowledged:
             self._start = now
+        self._calm += 1
         self._acknowledged += 1
         self._in_flight += in_flight
         if self._acknowledged > max(100, 5 * self.target) and now > self._start:
@@ -38,15 +40,20 @@ class Throttle:
             self._acknowledged = self._in_flight = 0
 
     def overloaded(self) -> None:
-        """The endpoint said 429: fewer from now on, and what was measured before no longer counts."""
-        self.target = max(self._least, int(self.target * 0.9))
+        """The endpoint said 429: fewer from now on, and what was measured before no longer counts.
+
+        At most once in as many answers as there are requests in flight: they all meet the same overload.
+        """
+        if self._calm < self.target:
+            return
+        self.target = max(self._least, int(self.target * 0.8))
         self._rates.clear()
-        self._acknowledged = self._in_flight = 0
+        self._calm = self._acknowledged = self._in_flight = 0
 
     def _choose(self, size: float, rate: float) -> None:
-        self._rates[round(math.log2(max(1.0, size)) * _STEPS)] = rate
-        best = max(self._rates, key=lambda step: self._rates[step] * 2 ** (-_COST * step / _STEPS))
-        walked = 2 ** (best / _STEPS) * random.uniform(0.92, 1.12)  # upwards more than down: the optimum may move
+        self._rates[round(math.log2(max(1.0, size)) * _STEPS)] = (size, rate)
+        best, _ = max(self._rates.values(), key=lambda measured: measured[1] * measured[0] ** -_COST)
+        walked = best * random.uniform(0.88, 1.15)  # upwards more than down: the optimum may move
         self.target = max(self._least, min(self._most, round(walked)))
 
 
@@ -81,6 +88,11 @@ class Breaker:
         """No answer, or one that speaks of the endpoint's own trouble."""
         if self._failing_since is None:
             self._failing_since = now
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last that was heard of it was a failure."""
+        return self._failing_since is not None
 
     def state(self, now: float) -> Literal["closed", "half-open", "open"]:
         """How to treat the endpoint now."""

@@ -155,7 +155,7 @@ def serve_fake(port: int = 0, dim: int = DIM) -> Iterator[FakeVespa]:
             head = f"HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
             self.wfile.write(head.encode() + data)
 
-        do_GET = do_POST = reply  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = reply  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             """Quiet."""

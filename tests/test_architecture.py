@@ -32,7 +32,7 @@ LAW: dict[str, set[str]] = {
     "appwriter": set(),
     "corpora": {"images", "captions"},
     "audit": {"captions", "corpora", "images", "lookahead"},
-    "clip": set(),
+    "clip": {"images"},
     "shards": set(),
     "training": {"adapter", "captions", "clip", "corpora", "images", "lookahead", "metrics"},
     "encoding": {"clip", "corpora", "images", "lookahead", "shards"},
@@ -40,7 +40,8 @@ LAW: dict[str, set[str]] = {
     "evaluation": {
         "adapter", "captions", "clip", "corpora", "images", "lookahead", "metrics", "prompts", "transduction",
     },  # fmt: skip
-    "feeders": {"adapter", "captions", "search", "shards"},
+    "feeders": {"adapter", "captions", "clip", "corpora", "encoding", "images", "lookahead", "search", "shards"},
+    "generations": {"adapter", "appwriter", "corpora", "encoding", "feeders", "metrics", "search", "shards"},
     "web": {"corpora", "images", "search", "serving"},
     "engine": {"serving"},
     "demo": {"clip", "corpora", "search", "serving"},
@@ -54,9 +55,13 @@ LIBRARIES = {
     "granian": {"serving"},
     "lark": {"engine"},
     "faiss": {"engine"},
-    "onnxruntime": {"engine"},
+    "onnxruntime": {"clip", "engine"},
     "starlette": {"web"},
     "matplotlib": {"training"},
+    "numba": {"images"},
+    "simplejpeg": {"images"},
+    "pydicom": {"images"},
+    "tifffile": {"images"},
     "sklearn": {"evaluation"},
 }
 LIGHT = {"cli", "commands", "__init__", "__main__"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from clipsearch.clip import (
 
 CAPTIONS = ["many planes are parked near a terminal", "a river with a bridge", "storage tanks near a river"]
 SMALL = TinyOptions(dim=32, image_size=32, channels=(8, 16), strides=(2, 2), text_width=32, text_layers=1, text_heads=2)
+
+SMALL_WORDS = replace(SMALL, text_layers=0)
 
 
 def trained_a_little(seed: int = 0) -> tuple[object, object]:
@@ -117,7 +120,7 @@ def test_a_token_of_small_weight_says_nothing() -> None:
     torch.manual_seed(0)
     tower = WordTower(WordTowerConfig(vocab_size=20, hidden_size=8, eos_token_id=19)).eval()
     with torch.no_grad():
-        tower.embeddings.token_weight.weight[4] = -50
+        tower.embeddings.token_weight.weight[4] = -5
     output = tower(torch.tensor([[18, 3, 4, 19], [18, 4, 3, 19]])).pooler_output
     assert torch.allclose(output, tower(torch.tensor([[18, 3, 19]])).pooler_output.expand(2, 8), atol=1e-5)
 
@@ -134,3 +137,14 @@ def test_both_text_towers_are_saved_and_loaded(layers: int, tmp_path: Path) -> N
     texts = again.embed_texts(CAPTIONS)
     assert (texts == clip.embed_texts(CAPTIONS)).all()
     assert abs(texts[0] - texts[1]).max() > 1e-3
+
+
+def test_words_that_training_captions_hardly_have_start_with_a_small_weight() -> None:
+    captions = ["a river", "a river", "a bridge"] * 50
+    model, tokenizer = build_tiny(captions, SMALL_WORDS)
+    logits = model.text_model.embeddings.token_weight.weight[:, 0]
+    often, seldom, never = (tokenizer(word)["input_ids"][1] for word in ("river", "bridge", "q"))
+    assert logits[often] > logits[seldom] > logits[never] + 0.2
+    clip = Clip(model, tokenizer, PixelSettings(32), "tiny")
+    bare, foreign, known = clip.embed_texts(["a river", "a qq river zz", "a bridge river"])
+    assert bare @ foreign > 0.9 > bare @ known

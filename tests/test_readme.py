@@ -15,14 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 SHELL = [line for block in BLOCKS for line in block.splitlines()]
-LINES = [line.split("  #")[0].strip() for line in SHELL if line.startswith("clipsearch ")]
+LINES = [re.split(r"  #| \| ", line)[0].strip() for line in SHELL if line.startswith("clipsearch ")]
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_every_command_in_the_readme_parses(line: str) -> None:
     _, name, *words = shlex.split(line)
     command = cli.get_command(click.Context(cli), name)
-    assert command is not None, f"clipsearch {name} does not exist"
+    if isinstance(command, click.Group):
+        group, name = command, words.pop(0)
+        command = group.get_command(click.Context(group), name)
+    assert command is not None, f"{line}: there is no {name}"
     options = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
     used = {word for word in words if word.startswith("--")}
     assert used <= options, f"{name} has no {used - options}"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipsearch.errors import CheckpointError
+from clipsearch.images import resize
 
 Pixels = NDArray[np.uint8]
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -92,14 +92,16 @@ def resize_and_crop(image: Pixels, settings: PixelSettings) -> Pixels:
     """(H, W, 3) uint8 RGB -> (size, size, 3) uint8: shorter side to ``resize``, then the centre square."""
     side = settings.size if settings.resize <= 0 else settings.resize
     height, width = image.shape[:2]
+    target = (width, height)
     if (height, width) != (side, side):
         scale = side / min(height, width)
         target = (max(side, int(width * scale)), max(side, int(height * scale)))
         target = (settings.size, settings.size) if settings.resize == 0 else target
-        image = np.array(Image.fromarray(image).resize(target, Image.Resampling(settings.resample)))
-    top, left = (image.shape[0] - settings.size) // 2, (image.shape[1] - settings.size) // 2
-    if top < 0 or left < 0:  # a crop larger than the resized image is padded with black, as transformers does
+    left, top = (target[0] - settings.size) // 2, (target[1] - settings.size) // 2
+    if left < 0 or top < 0:  # a crop larger than the resized image is padded with black, as transformers does
+        image = resize(image, target, settings.resample)
         image = np.pad(image, ((max(-top, 0),) * 2, (max(-left, 0),) * 2, (0, 0)))
         image = np.pad(image, ((0, 1), (0, 1), (0, 0)))
         top, left = max(top, 0), max(left, 0)
-    return np.ascontiguousarray(image[top : top + settings.size, left : left + settings.size])
+        return np.ascontiguousarray(image[top : top + settings.size, left : left + settings.size])
+    return resize(image, target, settings.resample, (left, top, settings.size, settings.size))

@@ -1,7 +1,7 @@
 """open_clip's plain ViT, written down a second time from its weights by name: what conversions are checked against.
 
-Nothing of transformers is used: attention is multiplied out, masks and pooling are open_clip's (mlfoundations/open_clip,
-``transformer.py``), so that a wrong name, order, transposition, activation or pooling shows as another embedding.
+Nothing of transformers is used: attention is multiplied out, masks and pooling are open_clip's (``transformer.py`` of
+mlfoundations/open_clip), so that a wrong name, order, transposition, activation or pooling shows as another embedding.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _blocks(weights: Weights, prefix: str, x: Tensor, tower: Tower, mask: Tensor
 
 def _attention(weights: Weights, name: str, x: Tensor, tower: Tower, mask: Tensor | None) -> Tensor:
     packed = F.linear(x, weights[f"{name}.in_proj_weight"], weights[f"{name}.in_proj_bias"])  # (N, L, 3 * width)
-    heads = packed.unflatten(2, (3, tower.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, N, heads, L, width / heads)
+    split = packed.reshape(*packed.shape[:2], 3, tower.heads, -1)
+    heads = split.permute(2, 0, 3, 1, 4)  # (3, N, heads, L, width / heads)
     query, key, value = heads[0], heads[1], heads[2]
     scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
     mixed = (scores if mask is None else scores + mask).softmax(dim=-1) @ value  # (N, heads, L, width / heads)

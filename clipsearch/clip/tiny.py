@@ -6,11 +6,15 @@ Joint space of 512 dimensions, so that it fits the committed application package
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import CLIPTextConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
 from clipsearch.clip.tokens import train_tokenizer
@@ -42,7 +46,8 @@ class TinyOptions:
 def build_tiny(captions: Iterable[str], options: TinyOptions | None = None, seed: int = 0) -> tuple[Any, Any]:
     """An untrained ``VisionTextDualEncoderModel``, and its tokenizer trained on ``captions``; seeded."""
     options = options or TinyOptions()
-    tokenizer = train_tokenizer(captions, options.vocab_size, options.text_length)
+    times = Counter(captions)
+    tokenizer = train_tokenizer(times, options.vocab_size, options.text_length)
     vision = ConvTowerConfig(options.channels, options.strides, options.image_size)
     text = _text_config(tokenizer, options)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
@@ -51,6 +56,8 @@ def build_tiny(captions: Iterable[str], options: TinyOptions | None = None, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VisionTextDualEncoderModel(config)
+    if not options.text_layers:
+        model.text_model.start_weights(_token_counts(tokenizer, times))
     return model.eval(), tokenizer
 
 
@@ -72,3 +79,12 @@ def _text_config(tokenizer: Any, options: TinyOptions) -> Any:
         num_attention_heads=options.text_heads,
         attention_dropout=options.dropout,
     )
+
+
+def _token_counts(tokenizer: Any, times: Counter[str]) -> Tensor:
+    """How often each token occurs in captions that occur so many ``times``; (vocab_size,) float64."""
+    texts = list(times)
+    ids = tokenizer(texts)["input_ids"] if texts else []
+    weights = np.repeat([times[text] for text in texts], [len(text) for text in ids])
+    flat = np.fromiter(chain.from_iterable(ids), np.int64)
+    return torch.from_numpy(np.bincount(flat, weights, minlength=len(tokenizer)))

@@ -36,11 +36,11 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096, max_length:
     )
     learner.train_from_iterator(sorted(set(captions)), trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    return CLIPTokenizer(vocab=_vocabulary(merges), merges=merges, model_max_length=max_length)
+    return CLIPTokenizer(vocab=byte_level_vocabulary(merges), merges=merges, model_max_length=max_length)
 
 
-def _vocabulary(merges: Sequence[tuple[str, ...]]) -> dict[str, int]:
-    """CLIP's order: bytes, bytes that end a word, merges, start, end; so that the end token has the largest id."""
+def byte_level_vocabulary(merges: Sequence[tuple[str, ...]]) -> dict[str, int]:
+    """Token -> id in CLIP's order: bytes, bytes that end a word, merges, start, end; the end token is the largest."""
     tokens = dict.fromkeys([*_bytes(), *("".join(pair) for pair in merges), START, END])
     return {token: number for number, token in enumerate(tokens)}
 

@@ -15,6 +15,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+SHARPNESS = 10.0
+"""Factor on the stored logarithms of weights, so that an optimiser's small steps can tell words apart in time."""
+
+RARE = 20.0
+"""Times in the training captions at which a token starts with half of a frequent one's weight."""
+
 
 class WordTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers ships no types
     """``hidden_size``: size of a token's vector and of the output; ``max_position_embeddings``: longest text in tokens,
@@ -37,7 +43,7 @@ class WordTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers s
 
 
 class WordEmbeddings(nn.Module):
-    """A vector and the logarithm of a weight for each token."""
+    """A vector and, divided by ``SHARPNESS``, the logarithm of a weight for each token."""
 
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -45,7 +51,7 @@ class WordEmbeddings(nn.Module):
         self.token_weight = nn.Embedding(vocab_size, 1)
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:  # (B, L) -> (B, L, hidden_size), (B, L)
-        return self.token_embedding(input_ids), self.token_weight(input_ids)[:, :, 0]
+        return self.token_embedding(input_ids), SHARPNESS * self.token_weight(input_ids)[:, :, 0]
 
 
 class WordTower(PreTrainedModel):  # type: ignore[misc]  # transformers ships no types
@@ -64,6 +70,16 @@ class WordTower(PreTrainedModel):  # type: ignore[misc]  # transformers ships no
         self.fc1 = nn.Linear(width, 2 * width)
         self.fc2 = nn.Linear(2 * width, width)
         self.post_init()
+
+    @torch.no_grad()
+    def start_weights(self, counts: Tensor) -> None:
+        """Let rare tokens weigh little; ``counts`` (vocab_size,): how often the training captions have each.
+
+        What they hardly have says nothing: the words of a prompt are often in no caption, and their pieces would pull
+        the text in random directions.
+        """
+        share = (counts.double() + 0.5) / (counts.double() + RARE + 0.5)
+        self.embeddings.token_weight.weight.copy_(share.log()[:, None] / SHARPNESS)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -44,7 +44,7 @@ def command(
     \b
     Example:
       clipsearch adapt shards --model model --out adapter.safetensors
-      clipsearch feed shards --adapter adapter.safetensors
+      clipsearch feed shards shards --adapter adapter.safetensors
       clipsearch search "a stadium next to a river" --model model --adapter adapter.safetensors
     """
     from clipsearch.adapter import save_adapter

@@ -1,4 +1,4 @@
-"""``clipsearch feed``: the front of the ``feeders`` package, whose command is imported when it is asked for."""
+"""``clipsearch feed``: the front of the ``feeders`` package, whose commands are imported when they are asked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """``command`` is ``feeders.cli``'s, so that its options are written once."""
+    """``command`` is ``feeders.cli``'s group, so that its options are written once."""
     if name == "command":
-        from feeders.cli import shards_command
+        from feeders.cli import feed
 
-        return shards_command
+        return feed
     raise AttributeError(name)

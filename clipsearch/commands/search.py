@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
 from clipsearch.errors import InputError
 
 PROFILES = ("lexical", "vector", "hybrid", "hybrid_linear")  # clipsearch.search has them too, but imports numpy
-_MIXED = "the index holds embeddings of {}, and the query's are of {}: see --model and --adapter"
 MODEL_HELP = "Checkpoint folder that the images were encoded with."
 
 
@@ -63,6 +63,7 @@ def command(
     pixels = load_image(image) if image else None
     with SearchClient(url) as client:
         embedding = None
+        bounds: dict[str, Any] = {"filters": Filters(corpus, label, split), "hits": hits}
         if profile != "lexical":
             if model is None:
                 raise InputError(
@@ -74,11 +75,9 @@ def command(
             from clipsearch.clip import load_clip
 
             encoder = QueryEncoder(adapted(load_clip(model), adapter))
-            if (stored := client.model_in_index()) not in ("", encoder.model.model_id):
-                click.echo(f"Warning: {_MIXED.format(stored, encoder.model.model_id)}", err=True)
+            bounds["generation"] = client.generation_of(encoder.model.model_id)
             embedding = encoder.text(text) if pixels is None else encoder.image(pixels)
-        filters = Filters(corpus, label, split)
-        results = client.search(by_profile(profile, text, embedding, alpha=alpha, filters=filters, hits=hits))
+        results = client.search(by_profile(profile, text, embedding, alpha=alpha, **bounds))
     if as_json:
         click.echo(json.dumps(explain.as_json(results), indent=2, ensure_ascii=False))
     else:

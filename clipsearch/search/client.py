@@ -9,23 +9,26 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from clipsearch.errors import CheckpointError, InputError, RejectedError
-from clipsearch.records import Hit, Results
+from clipsearch.records import Generation, Hit, Results
 from clipsearch.search import query
 from clipsearch.search.endpoint import DEFAULT_URL, SCHEMA, Endpoint, parse_id
 from clipsearch.search.query import NO_FILTERS, Filters, Vector
 
 LEXICAL = "bm25(captions)"
-SEMANTIC = "closeness(field,embedding)"
-SIZE_IS_FRESH = 30.0  # seconds for which the index's vector size is taken as known
+FRESH = 30.0  # seconds for which sizes and generations of the index are taken as known
+FIRST = Generation()
+_SEMANTIC = re.compile(r"closeness\(field,embedding(?:_g(\d+))?\)")
+_VECTOR = re.compile(r"input\.query\(q(?:_g(\d+))?\)")
 
 
 class SearchClient:
@@ -39,7 +42,7 @@ class SearchClient:
         self.url = url
         self._endpoint = Endpoint(url, timeout=timeout)
         self._lock = threading.Lock()
-        self._size: tuple[int, float] | None = None  # the index's vector size, and when it was read
+        self._known: dict[object, tuple[Any, float]] = {}  # what was read of the index, and when
 
     def close(self) -> None:
         """Close the connections."""
@@ -61,20 +64,27 @@ class SearchClient:
         """Send ``request`` as it is; hits in rank order with their lexical and semantic parts.
 
         Raises ``CheckpointError`` for a query vector of another size than the index's: Vespa would pad a
-        short one with zeros in silence and answer nonsense.
+        short one with zeros in silence and answer nonsense; and for one of a generation that was dropped.
         """
-        cells = request.get("input.query(q)")
-        if cells is not None:
-            self._check_size(len(cells))
+        sought = next((match for match in map(_VECTOR.fullmatch, request) if match), None)
+        if sought:
+            self._check_size(len(request[sought[0]]), _generation(sought[1]))
         start = time.perf_counter()
-        root = self._endpoint.query(request).get("root", {})
+        try:
+            root = self._endpoint.query(request).get("root", {})
+        except RejectedError as error:
+            if sought and error.status in (200, 400):
+                self._check_lives(_generation(sought[1]))
+            raise
         seconds = time.perf_counter() - start
         hits = tuple(_hit(child) for child in root.get("children", ()))
         return Results(hits, int(root.get("fields", {}).get("totalCount", 0)), dict(request), seconds)
 
     def similar(self, document_id: str, *, filters: Filters = NO_FILTERS, hits: int = 10, offset: int = 0) -> Results:
         """The images nearest to an indexed one, itself left out. ``InputError`` when it is not in the index."""
-        request = query.similar(self.embedding(document_id), filters=filters, hits=hits, offset=offset)
+        generation = self.active()
+        embedding = self.embedding(document_id, generation)
+        request = query.similar(embedding, filters=filters, hits=hits, offset=offset, generation=generation)
         found = self.search(request)
         others = tuple(hit for hit in found.hits if hit.id != document_id)[:hits]
         return Results(others, found.total, found.request, found.seconds)
@@ -85,14 +95,14 @@ class SearchClient:
         names = ",".join(fields) if fields else "[document]"
         return self._endpoint.get(corpus, key, f"{SCHEMA}:{names}")
 
-    def embedding(self, document_id: str) -> Vector:
+    def embedding(self, document_id: str, generation: Generation = FIRST) -> Vector:
         """The stored embedding, (D,) float32. ``InputError`` when the document or its embedding is missing."""
-        fields = self.get(document_id, ("embedding",))
+        fields = self.get(document_id, (generation.field,))
         if fields is None:
             raise InputError(f"no image {document_id} is in the index at {self.url}")
-        if "embedding" not in fields:
+        if generation.field not in fields:
             raise InputError(f"{document_id} has no embedding: feed it again")
-        return read_vector(fields["embedding"])
+        return read_vector(fields[generation.field])
 
     def thumbnail(self, document_id: str) -> bytes | None:
         """The JPEG that travels in the document, or None if there is none."""
@@ -106,40 +116,122 @@ class SearchClient:
         """How many images are in the index, or in one corpus of it."""
         return self.search(query.browse(filters=Filters(corpus), hits=0)).total
 
-    def model_in_index(self) -> str:
-        """Id of the model that one of the index's embeddings is of; "" while it is empty, or does not say."""
-        for hit in self.search(query.browse(hits=1)).hits:
-            return str((self.get(hit.id, ("model_id",)) or {}).get("model_id", ""))
-        return ""
+    def generations(self) -> dict[Generation, str]:
+        """The generations that the deployed application has, with the model that one document's embedding is of.
 
-    def vector_size(self) -> int | None:
-        """D of the embeddings in the index, read off one of them; None while it is empty. Cached for 30 s."""
+        "" is for one that does not say, or has no such embedding yet. Nothing is known of an empty index. Cached.
+        """
+        found: dict[Generation, str] = self._cached("generations", self._read_generations)
+        return found
+
+    def active(self) -> Generation:
+        """The generation that the deployed query profile names. Cached."""
+        found: Generation = self._cached("active", self._read_active)
+        return found
+
+    def generation_of(self, model_id: str) -> Generation:
+        """The generation whose embeddings are of this model, so that it may be searched with the model's vectors.
+
+        Raises ``CheckpointError`` when the index holds embeddings of other models only. Cached.
+        """
+        found: Generation | None = self._cached(("model", model_id), lambda: self._find(model_id))
+        if found is None:
+            found = self._cached(("model", model_id), lambda: self._find(model_id), fresh=0.0)
+        if found is None:
+            raise CheckpointError(
+                f"the query is embedded by the model {model_id}, and the index at {self.url} holds embeddings of "
+                f"{self._models()}: search with that model, and with the adapter that its images were fed with "
+                "(--model, --adapter), or give the index this one's with 'clipsearch reembed'"
+            )
+        return found
+
+    def count_of_model(self, model_id: str, generation: Generation = FIRST) -> int:
+        """How many documents have an embedding of ``generation`` by this model."""
+        return self.search(query.of_model(model_id, generation)).total
+
+    def vector_size(self, generation: Generation = FIRST) -> int | None:
+        """D of a generation's embeddings, read off one of them; None while there is none. Cached."""
+        size: int | None = self._cached(("size", generation), lambda: self._read_size(generation))
+        return size
+
+    def _cached(self, key: object, read: Callable[[], Any], fresh: float = FRESH) -> Any:
         with self._lock:
-            known = self._size
-        if known and time.monotonic() - known[1] < SIZE_IS_FRESH:
+            known = self._known.get(key)
+        if known and time.monotonic() - known[1] < fresh:
             return known[0]
-        return self._read_size()
+        value = read()
+        with self._lock:
+            if value is None:
+                self._known.pop(key, None)
+            else:
+                self._known[key] = (value, time.monotonic())
+        return value
 
-    def _read_size(self) -> int | None:
+    def _read_generations(self) -> dict[Generation, str]:
+        for child in self._endpoint.query(query.browse(hits=1)).get("root", {}).get("children", ()):
+            fields = child.get("fields", {})
+            return {each: str(fields.get(each.model_field, "")) for each in _named(fields.get("matchfeatures", {}))}
+        return {}
+
+    def _read_active(self) -> Generation:
+        for child in self._endpoint.query(query.of_default_profile()).get("root", {}).get("children", ()):
+            return min(_named(child.get("fields", {}).get("matchfeatures", {})), default=FIRST)
+        return FIRST
+
+    def _find(self, model_id: str) -> Generation | None:
+        """By one document where that tells, since to look through all takes its time."""
+        models = self._read_generations()
+        for generation, found in models.items():
+            if found == model_id:
+                return generation
+        for generation in models:
+            if self.count_of_model(model_id, generation):
+                return generation
+        return None if any(models.values()) else min(models, default=FIRST)
+
+    def _models(self) -> str:
+        named = sorted((generation, model) for generation, model in self.generations().items() if model)
+        return " and ".join(f"{model} ({generation.name})" for generation, model in named)
+
+    def _read_size(self, generation: Generation) -> int | None:
         for hit in self.search(query.browse(hits=1)).hits:
-            stored = (self.get(hit.id, ("embedding",)) or {}).get("embedding")
-            if stored is None:
-                return None
-            size = len(read_vector(stored))
-            with self._lock:
-                self._size = (size, time.monotonic())
-            return size
+            stored = (self.get(hit.id, (generation.field,)) or {}).get(generation.field)
+            return None if stored is None else len(read_vector(stored))
         return None
 
-    def _check_size(self, given: int) -> None:
-        size = self.vector_size()
-        if size not in (None, given):
-            size = self._read_size()  # another application may have been deployed since
+    def _check_lives(self, generation: Generation) -> None:
+        """Raise ``CheckpointError`` when the application no longer has ``generation``."""
+        alive = self._cached("generations", self._read_generations, fresh=0.0)
+        if alive and generation not in alive:
+            with self._lock:
+                self._known.clear()
+            raise CheckpointError(
+                f"generation {generation.name} of the embeddings was dropped from the index at {self.url}, which holds "
+                f"embeddings of {self._models()}: search with that model"
+            )
+
+    def _check_size(self, given: int, generation: Generation) -> None:
+        try:
+            size = self.vector_size(generation)
+            if size not in (None, given):  # another application may have been deployed since
+                size = self._cached(("size", generation), lambda: self._read_size(generation), fresh=0.0)
+        except RejectedError:
+            self._check_lives(generation)
+            raise
         if size not in (None, given):
             raise CheckpointError(
                 f"the model gives vectors of {given} numbers, and the index at {self.url} holds vectors of {size}: "
                 "search with the model that its images were encoded with"
             )
+
+
+def _generation(number: str | None) -> Generation:
+    return Generation(int(number)) if number else FIRST
+
+
+def _named(features: Mapping[str, Any]) -> list[Generation]:
+    """The generations whose closeness is among a hit's match features."""
+    return sorted(_generation(match[1]) for match in map(_SEMANTIC.fullmatch, features) if match)
 
 
 def read_vector(value: Any) -> Vector:
@@ -170,7 +262,7 @@ def _hit(child: Mapping[str, Any]) -> Hit:
         relevance=_number(child.get("relevance")),
         fields=fields,
         lexical=_number(parts.get(LEXICAL)),
-        semantic=_number(parts.get(SEMANTIC)),
+        semantic=max((_number(value) for name, value in parts.items() if _SEMANTIC.fullmatch(name)), default=0.0),
     )
 
 

@@ -161,7 +161,7 @@ class Endpoint:
         try:
             self._page("/document/v1/", {"cluster": "*"})
         except RejectedError as error:
-            names = re.findall(r"'([^'*]+)'", error.message)
+            names = re.findall(r"'([^',]+)'", error.message.partition("only ")[2])
             if error.status == 400 and names:
                 return str(names[0])
             raise

@@ -26,7 +26,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic a x + b x^3 + c x^5 that, repeated, brings singular values from (0, 1] near 1 (Jordan et al. 2024)."""
 
 
-def muon_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def muon_weights(model: nn.Module) -> dict[str, Tensor]:
     """Name -> weight of the trained convolutions without bias (a norm follows them) that read feature maps.
 
     A convolution that reads pixels has so few inputs that turning all directions alike would follow noise.
@@ -104,7 +104,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    update: Tensor = x.T if tall else x
+    return update.to(matrix.dtype)
 
 
 def build_muon(model: nn.Module, groups: Iterable[dict[str, Any]], learning_rate: float) -> Muon:

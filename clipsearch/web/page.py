@@ -113,11 +113,17 @@ class Searcher:
             upload = self.uploads.get(state.img)
             if upload is None:
                 raise InputError("that upload is forgotten by now: upload the image again")
-            return self.client.search(vector(upload.embedding, **bounds)), upload.name
+            return self.client.search(vector(upload.embedding, **bounds, **self._generation())), upload.name
         if not state.q:
             return self.client.search(browse(**bounds)), ""
         embedding = self.encoder.text(state.q) if self.encoder and ranking != "lexical" else None
+        if embedding is not None:
+            bounds |= self._generation()
         return self.client.search(by_profile(ranking, state.q, embedding, alpha=state.alpha, **bounds)), ""
+
+    def _generation(self) -> dict[str, Any]:
+        """The generation of embeddings that the page's own model made; ``CheckpointError`` when the index has none."""
+        return {"generation": self.client.generation_of(self.encoder.model.model_id)} if self.encoder else {}
 
 
 def cards(results: Results, offset: int) -> tuple[Card, ...]:

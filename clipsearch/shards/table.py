@@ -1,0 +1,134 @@
+"""Embedded images as columns, and columns as embedded images: the one place that knows a shard's layout.
+
+``embedding`` is ``fixed_size_list<float32>[dim]``, ``thumbnail`` JPEG bytes. On demand: ``patches``
+``list<fixed_size_list<float32>[dim]>`` with ``patch_boxes`` ``list<fixed_size_list<int32>[4]>`` (left, top, right,
+bottom in px of the upright image), and ``caption_embeddings``, one vector a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clipsearch.errors import ShardError
+from clipsearch.records import Embedded, Record
+from clipsearch.shards.files import replace_file
+
+_READ = 256
+_VECTORS = ("embedding", "patches", "patch_boxes", "caption_embeddings")
+
+
+def to_table(rows: Sequence[Embedded], dim: int, name: str) -> Any:
+    """Rows as an Arrow table; ``ShardError`` names ``name`` when an embedding is not ``(dim,)``."""
+    records = [row.record for row in rows]
+    vectors = np.asarray([np.asarray(row.embedding, dtype=np.float32) for row in rows])
+    if vectors.shape != (len(rows), dim):
+        raise ShardError(f"{name}: embeddings of shape {vectors.shape[1:]} do not fit dimension {dim}")
+    columns: dict[str, Any] = {
+        "id": [record.id for record in records],
+        "corpus": [record.corpus for record in records],
+        "key": [record.key for record in records],
+        "uri": [record.uri for record in records],
+        "captions": pa.array([list(record.captions) for record in records], pa.list_(pa.string())),
+        "split": [record.split for record in records],
+        "label": [record.label for record in records],
+        "width": pa.array([row.width for row in rows], pa.int32()),
+        "height": pa.array([row.height for row in rows], pa.int32()),
+        "content_hash": [row.content_hash for row in rows],
+        "model_id": [row.model_id for row in rows],
+        "thumbnail": pa.array([row.thumbnail for row in rows], pa.binary()),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), dim),
+    }
+    if any(row.patches is not None for row in rows):
+        columns["patches"] = _lists([row.patches for row in rows], dim, np.float32, name)
+        columns["patch_boxes"] = _lists([row.boxes for row in rows], 4, np.int32, name)
+    if any(row.texts is not None for row in rows):
+        columns["caption_embeddings"] = _lists([row.texts for row in rows], dim, np.float32, name)
+    return pa.table(columns)
+
+
+def _lists(parts: Sequence[Any], width: int, kind: type[Any], name: str) -> Any:
+    """One list of fixed-size vectors a row, from (n, width) arrays; None counts as no vector."""
+    arrays = [np.zeros((0, width), kind) if part is None else np.asarray(part, kind) for part in parts]
+    wrong = [array.shape for array in arrays if array.ndim != 2 or array.shape[1] != width]
+    if wrong:
+        raise ShardError(f"{name}: vectors of shape {wrong[0]} do not fit dimension {width}")
+    offsets = np.cumsum([0, *(len(array) for array in arrays)]).astype(np.int32)
+    flat = pa.array(np.concatenate(arrays).ravel())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.FixedSizeListArray.from_arrays(flat, width))
+
+
+def write_shard(path: Path, rows: Sequence[Embedded], dim: int) -> None:
+    """Write rows as one Parquet file, whole or not at all. ``ShardError`` when an embedding is not
+    ``(dim,)``."""
+    table = to_table(rows, dim, path.name)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    replace_file(path, sink.getvalue())
+
+
+def read_shard(path: Path, dim: int) -> Iterator[Embedded]:
+    """Yield the rows of one shard. ``ShardError`` when it is damaged or has another dimension than the
+    manifest."""
+    file = open_parquet(path)
+    found = file.schema_arrow.field("embedding").type
+    if found != pa.list_(pa.float32(), dim):
+        raise ShardError(f"{path} holds embeddings of type {found}, and the manifest says {dim} dimensions")
+    try:
+        for batch in file.iter_batches(batch_size=_READ):
+            yield from rows_of(batch, dim)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(_damaged(path, error)) from error
+
+
+def read_columns(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return some columns of one shard as dictionaries, without reading the others."""
+    try:
+        rows: list[dict[str, Any]] = open_parquet(path).read(columns=list(names)).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(_damaged(path, error)) from error
+    return rows
+
+
+def rows_of(batch: Any, dim: int) -> Iterable[Embedded]:
+    """The rows of a record batch with a shard's columns."""
+    vectors = batch.column("embedding").flatten().to_numpy().reshape(-1, dim)
+    patches = _arrays(batch, "patches", dim)
+    boxes = _arrays(batch, "patch_boxes", 4)
+    texts = _arrays(batch, "caption_embeddings", dim)
+    names = [name for name in batch.schema.names if name not in _VECTORS]
+    for number, (row, vector) in enumerate(zip(batch.select(names).to_pylist(), vectors, strict=True)):
+        record = Record(row["corpus"], row["key"], row["uri"], tuple(row["captions"]), row["split"], row["label"])
+        yield Embedded(
+            record, vector, row["thumbnail"], row["width"], row["height"], row["content_hash"], row["model_id"],
+            patches[number] if patches else None, boxes[number] if boxes else None, texts[number] if texts else None,
+        )  # fmt: skip
+
+
+def _arrays(batch: Any, name: str, width: int) -> list[NDArray[Any]]:
+    """A column of lists of vectors as one (n, width) array a row; an empty list when there is no such column."""
+    if name not in batch.schema.names:
+        return []
+    column = batch.column(name)
+    flat = column.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))
+    return [flat[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a shard; ``ShardError`` when it is damaged."""
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{path} cannot be read ({first_line}); delete it and run 'clipsearch encode' again"

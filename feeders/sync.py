@@ -1,0 +1,229 @@
+"""``feed sync``: make the index equal to the corpus, and send only what differs.
+
+The corpus is encoded into the work folder (only what is new or changed), the index is visited for a few fields, and
+the two are compared: a new image is put, an image file with another content hash is put again, a changed caption,
+label, split or path, or another model's embedding, is a partial update, and what the corpus no longer has is removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipsearch.adapter import Adapter
+from clipsearch.corpora import Corpus
+from clipsearch.encoding import EncodeSummary, ImageModel, encode
+from clipsearch.errors import ImageError, InputError
+from clipsearch.images import content_hash
+from clipsearch.lookahead import map_ahead
+from clipsearch.records import Embedded, Record
+from clipsearch.search.endpoint import Endpoint
+from clipsearch.shards import open_shards, read_columns, read_shard, shard_files
+from feeders.comparing import CORPUS_FIELDS, differing, fingerprint, fingerprints
+from feeders.dispatcher import Failure
+from feeders.documents import document_rows, record_fields
+from feeders.feeding import FeedSummary
+from feeders.images import Delivery, Source, encoded_sentence, members_of
+from feeders.operations import Operation
+
+FIELDS = (*CORPUS_FIELDS, "content_hash", "model_id")
+MANY = 0.5  # share of an index's documents that are not removed unasked
+
+
+@dataclass(slots=True)
+class Plan:
+    """What would make the index equal to one corpus. ``puts``: new or replaced images, ``updates``: the fields of
+    each document that change, ``removes``: all by document id; ``unreadable`` images are left as they are.
+    """
+
+    corpus: str
+    puts: set[str] = field(default_factory=set)
+    updates: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    removes: list[str] = field(default_factory=list)
+    added: int = 0
+    unchanged: int = 0
+    unreadable: int = 0
+    indexed: int = 0
+
+    @property
+    def operations(self) -> int:
+        """How many there are to send."""
+        return len(self.puts) + len(self.updates) + len(self.removes)
+
+    def counts(self) -> dict[str, int]:
+        """In documents; ``fields`` of updates are counted one by one."""
+        fields = Counter(name for names in self.updates.values() for name in names)
+        return {
+            "added": self.added, "replaced": len(self.puts) - self.added, "updated": len(self.updates),
+            "removed": len(self.removes), "unchanged": self.unchanged, "unreadable": self.unreadable,
+            **{f"updated_{name}": count for name, count in sorted(fields.items())},
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.counts().items())
+        return f"{self.corpus}: {counts}"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSummary:
+    """What ``feed sync`` found and did; ``feed`` is None for a dry run."""
+
+    plans: tuple[Plan, ...]
+    encodings: tuple[EncodeSummary, ...] = ()
+    feed: FeedSummary | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the index is equal to the corpora now; for a dry run, whether every image can be read."""
+        failed = any(plan.unreadable for plan in self.plans) or any(one.failed for one in self.encodings)
+        return not failed and (self.feed is None or self.feed.complete)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        corpora = [{"corpus": plan.corpus, **plan.counts()} for plan in self.plans]
+        encodings = [{**asdict(one), "ledger": one.ledger} for one in self.encodings]
+        fed = self.feed.as_json() if self.feed else {}
+        return {**fed, "dry_run": self.feed is None, "plans": corpora, "encodings": encodings}
+
+    def __str__(self) -> str:
+        lines = [encoded_sentence(one) for one in self.encodings] + [str(plan) for plan in self.plans]
+        return "\n".join([*lines, str(self.feed) if self.feed else "A dry run: nothing was sent"])
+
+
+def sync(source: Source, delivery: Delivery, *, dry_run: bool = False, yes: bool = False) -> SyncSummary:
+    """Make the index at ``delivery.url`` equal to the corpora of ``source``; documents of other corpora stay.
+
+    An image that cannot be read now is not removed: its document stays as it is, and the summary is not complete.
+    ``dry_run``: compare only, without encoding, so that an image that is no image is not noticed. Raises
+    ``InputError`` when more than half of a corpus's documents would be removed, unless ``yes``: that is what a disk
+    that is not mounted looks like.
+    """
+    delivery.check()
+    with source.open() as opened:
+        members = members_of(opened)
+        if dry_run:
+            model_id = source.model_id()
+            adapter = source.load_adapter(model_id)
+            shown = adapter.model_id if adapter else model_id
+            plans = [_compare(corpus, _read_images(corpus), shown, delivery.url) for corpus in members]
+            return SyncSummary(tuple(plans))
+        model = source.load(opened)
+        adapter = source.load_adapter(model.model_id)
+        return _sync(members, model, adapter, source, delivery, yes)
+
+
+def _sync(
+    members: Iterable[Corpus], model: ImageModel, adapter: Adapter | None, source: Source, delivery: Delivery, yes: bool
+) -> SyncSummary:
+    plans, encodings, folders = [], [], []
+    for corpus in members:
+        folder = source.folder(corpus.name, model.model_id)
+        encodings.append(encode(corpus, model, folder, batch=source.batch, progress=delivery.progress))
+        facts = ((record, digest) for record, digest in _encoded(folder))
+        plan = _compare(corpus, facts, adapter.model_id if adapter else model.model_id, delivery.url)
+        if len(plan.removes) > MANY * plan.indexed and not yes:
+            raise InputError(
+                f"{len(plan.removes)} of the {plan.indexed} documents of {corpus.name} would be removed, because "
+                f"{corpus.root} no longer has their images: if that is right, say so with --yes"
+            )
+        plans.append(plan)
+        folders.append(folder)
+
+    def operations() -> Iterator[Operation | Failure]:
+        for plan, folder in zip(plans, folders, strict=True):
+            yield from operations_of(plan, folder, model.dim, adapter)
+
+    total = sum(plan.operations for plan in plans)
+    fed = delivery.feed(operations(), source.work, total=total)
+    return SyncSummary(tuple(plans), tuple(encodings), fed)
+
+
+def _compare(corpus: Corpus, facts: Iterable[tuple[Record, str]], model_id: str, url: str) -> Plan:
+    """The plan for one corpus. ``facts``: each image that can be read, with its content hash."""
+    endpoint = Endpoint(url, timeout=60.0)
+    try:
+        index = dict(fingerprints(endpoint, corpus.name, FIELDS))
+    finally:
+        endpoint.close()
+    plan = Plan(corpus.name, indexed=len(index))
+    read = 0
+    for record, digest in facts:
+        read += 1
+        fields = {**record_fields(record), "content_hash": digest, "model_id": model_id}
+        _decide(plan, record.id, fields, index.pop(record.id, None))
+    if read < len(corpus.records):
+        unreadable = [record.id for record in corpus.records if record.id in index]
+        plan.unreadable = len(corpus.records) - read
+        for document_id in unreadable:
+            del index[document_id]
+    plan.removes = sorted(index)
+    return plan
+
+
+def _decide(plan: Plan, document_id: str, fields: Mapping[str, Any], known: bytes | None) -> None:
+    names = differing(known, fingerprint(fields, FIELDS), FIELDS) if known is not None else ()
+    if known is None or "content_hash" in names:
+        plan.puts.add(document_id)
+        plan.added += known is None
+    elif names:
+        plan.updates[document_id] = tuple("embedding" if name == "model_id" else name for name in names)
+    else:
+        plan.unchanged += 1
+
+
+def _encoded(folder: Path) -> Iterator[tuple[Record, str]]:
+    """What the shards know of each image, without its embedding and thumbnail."""
+    names = ("corpus", "key", "uri", "captions", "split", "label", "content_hash")
+    for path in shard_files(folder):
+        for row in read_columns(path, names):
+            record = Record(row["corpus"], row["key"], row["uri"], tuple(row["captions"]), row["split"], row["label"])
+            yield record, row["content_hash"]
+
+
+def _read_images(corpus: Corpus) -> Iterator[tuple[Record, str]]:
+    """The same, from the image files themselves."""
+
+    def digest(record: Record) -> tuple[Record, str]:
+        try:
+            return record, content_hash(corpus.read(record))
+        except ImageError:
+            return record, ""
+
+    found = map_ahead(digest, corpus.records, os.cpu_count() or 1, 64)
+    yield from ((record, known) for record, known in found if known)
+
+
+def operations_of(plan: Plan, folder: Path, dim: int, adapter: Adapter | None = None) -> Iterator[Operation | Failure]:
+    """The plan's operations, read from the shards in ``folder``; shards that hold nothing of it are not read."""
+    for document_id in plan.removes:
+        yield Operation("remove", document_id)
+    open_shards(folder)  # complains if it is gone
+    for path in shard_files(folder):
+        ids = {row["id"] for row in read_columns(path, ["id"])}
+        if ids.isdisjoint(plan.puts) and ids.isdisjoint(plan.updates):
+            continue
+        rows = (row for row in read_shard(path, dim) if row.record.id in plan.puts or row.record.id in plan.updates)
+        yield from _changes(plan, map(adapter.apply_row, rows) if adapter else rows)
+
+
+def _changes(plan: Plan, rows: Iterator[Embedded]) -> Iterator[Operation | Failure]:
+    for document_id, fields in document_rows(rows):
+        if isinstance(fields, InputError):
+            yield Failure(document_id, 0, str(fields))
+        elif document_id in plan.puts:
+            yield Operation("put", document_id, fields)
+        else:
+            yield Operation("update", document_id, assign(fields, plan.updates[document_id]))
+
+
+def assign(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Update operations that set ``names`` to what ``fields`` holds, and clear those that it lacks.
+
+    An embedding brings the id of its model along.
+    """
+    wanted = [*names, *(["model_id"] if "embedding" in names else [])]
+    return {name: {"assign": fields.get(name)} for name in wanted}

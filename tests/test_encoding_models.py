@@ -1,0 +1,148 @@
+"""Encoding with real towers: the same embedding alone or in a batch, however it is run, however the file is stored."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+
+from clipsearch.clip import PixelSettings, load_clip, save_clip
+from clipsearch.clip.encoders import Encoder, OnnxEncoder, TorchEncoder, load_encoder
+from clipsearch.clip.tokens import train_tokenizer
+from clipsearch.encoding import Encoder as Options
+from clipsearch.encoding import encode_corpus
+from clipsearch.errors import InputError
+from clipsearch.images import load_image
+from clipsearch.shards import open_shards
+
+CAPTIONS = ["many planes are parked near a terminal", "a river with a bridge", "storage tanks near a river"]
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(CAPTIONS)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": tokenizer.eos_token_id}
+    vision = {**shape, "image_size": SIDE, "patch_size": 16}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).eval()
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    return save_clip(folder, model, tokenizer, PixelSettings(SIDE).to_processor())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def scene(width: int = 60, height: int = 44, seed: int = 0) -> Image.Image:
+    """A smooth picture without any symmetry."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def load(checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Encoder:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    if kind in {"onnx", "onnx-int8"}:
+        return load_encoder(checkpoint, "cpu", backend=kind)
+    return load_encoder(checkpoint, "cpu", precision=kind)
+
+
+def cosines(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = (first * second).sum(axis=1)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "onnx-int8"])
+def test_an_image_embeds_the_same_alone_and_in_a_batch_of_64(
+    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    encoder = load(checkpoint, cache, monkeypatch, kind)
+    pixels = np.stack([encoder.preprocess(np.asarray(scene(seed=number))) for number in range(64)])
+    together = encoder.embed_pixels(pixels)
+    alone = np.concatenate([encoder.embed_pixels(pixels[number : number + 1]) for number in range(0, 64, 7)])
+    assert cosines(together[::7], alone).min() >= 0.9999
+    exact = load_clip(checkpoint, "cpu").embed_pixels(pixels)
+    assert cosines(together, exact).min() >= (0.999 if kind != "fp32" else 0.999999)
+    assert encoder.cosine >= 0.999
+    assert encoder.quantised == (kind == "onnx-int8")
+    assert encoder.model_id == load_clip(checkpoint, "cpu").model_id
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TorchEncoder(load_clip(checkpoint, "cpu"), "fp32", compiled=False)
+    pixels = np.stack([encoder.preprocess(np.asarray(scene(seed=number))) for number in range(20)])
+    whole, embed = encoder.embed_pixels(pixels), encoder._embed
+
+    def small(part: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(part) > 4:
+            raise torch.OutOfMemoryError
+        return embed(part)
+
+    monkeypatch.setattr(encoder, "_embed", small)
+    assert cosines(encoder.embed_pixels(pixels), whole).min() >= 0.9999
+
+
+def test_the_eight_exif_orientations_of_a_picture_give_one_embedding(checkpoint: Path) -> None:
+    clip = load_clip(checkpoint, "cpu")
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    pictures = []
+    for orientation in range(1, 9):
+        exif, out = Image.Exif(), io.BytesIO()
+        exif[0x0112] = orientation
+        stored = scene().transpose(undo[orientation]) if orientation > 1 else scene()
+        stored.save(out, "JPEG", quality=98, subsampling=0, exif=exif)
+        pictures.append(load_image(out.getvalue()))
+    vectors = clip.embed_images(pictures)
+    assert (vectors @ vectors[0]).min() >= 0.9999
+
+
+def test_eight_and_sixteen_bit_versions_of_a_picture_give_one_embedding(checkpoint: Path) -> None:
+    clip = load_clip(checkpoint, "cpu")
+    grey = np.asarray(scene(seed=3).convert("L"))
+    versions = []
+    for samples in (grey, grey.astype(np.uint16) * 257, grey.astype(np.float32) / 255):
+        out = io.BytesIO()
+        Image.fromarray(samples).save(out, "TIFF")
+        versions.append(load_image(out.getvalue()))
+    vectors = clip.embed_images(versions)
+    assert (vectors @ vectors[0]).min() >= 0.99
+
+
+def test_a_corpus_is_encoded_with_patches_and_captions_that_are_the_models_own(checkpoint: Path, tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    (root / "images").mkdir(parents=True)
+    for number in range(3):
+        scene(seed=number).save(root / "images" / f"{number}.png")
+    (root / "captions-train.tsv").write_text("".join(f"{number}\t{CAPTIONS[number]}\n" for number in range(3)))
+    summary = encode_corpus(
+        root, checkpoint, tmp_path / "out", progress=False, encoder=Options("cpu", precision="fp32"),
+        patches="2x2", captions=True,
+    )  # fmt: skip
+    assert (summary.encoded, summary.encoder) == (3, "torch fp32")
+    clip = load_clip(checkpoint, "cpu")
+    for number, row in enumerate(open_shards(tmp_path / "out")):
+        image = np.asarray(scene(seed=number))
+        assert cosines(row.patches[:1], clip.embed_images([image[:22, :30]])).min() >= 0.9999
+        assert cosines(row.texts, clip.embed_texts([CAPTIONS[number]])).min() >= 0.9999
+        assert row.embedding @ clip.embed_images([image])[0] >= 0.9999
+
+
+def test_options_that_do_not_go_together_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="its own precision"):
+        load_encoder(checkpoint, "cpu", backend="onnx", precision="bf16")
+    with pytest.raises(InputError, match="runs on the CPU"):
+        load_encoder(checkpoint, "cuda", backend="onnx-int8")
+    with pytest.raises(InputError, match="no backend 'tpu'"):
+        load_encoder(checkpoint, "cpu", backend="tpu")
