@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "engine": "Serve a Vespa application package from this machine.",
     "ui": "Serve the search page.",
     "app": "Write the application package for another embedding size.",
+    "plan": "Size a Vespa cluster: memory, disk, nodes, feed time.",
     "demo": "Run the whole path on one corpus and serve it.",
 }
 

@@ -112,7 +112,7 @@ class Dispatcher:
                 self._stop = True
                 self._leave()
             self._ended.set()
-            clock.join(5)
+            clock.join()
             close = getattr(producer, "close", None)
             if close:
                 close()

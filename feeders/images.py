@@ -15,7 +15,7 @@ from typing import Any
 
 from clipsearch.adapter import Adapter, load_adapter
 from clipsearch.corpora import Corpus, open_corpora
-from clipsearch.encoding import BATCH, EncodeSummary, Encoder, ImageModel, encode, load_model
+from clipsearch.encoding import BATCH, Encoder, EncodeSummary, ImageModel, encode, load_model
 from clipsearch.errors import InputError, ShardError
 from clipsearch.keys import make_key
 from clipsearch.records import Embedded

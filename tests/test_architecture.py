@@ -28,6 +28,7 @@ LAW: dict[str, set[str]] = {
     "adapter": set(),
     "transduction": set(),
     "serving": set(),
+    "planning": set(),
     "application": set(),
     "appwriter": set(),
     "corpora": {"images", "captions"},

@@ -148,3 +148,10 @@ def test_words_that_training_captions_hardly_have_start_with_a_small_weight() ->
     clip = Clip(model, tokenizer, PixelSettings(32), "tiny")
     bare, foreign, known = clip.embed_texts(["a river", "a qq river zz", "a bridge river"])
     assert bare @ foreign > 0.9 > bare @ known
+
+
+def test_a_new_model_starts_with_vectors_of_unit_scale() -> None:
+    model, _ = build_tiny(CAPTIONS, TinyOptions(image_size=32))
+    tables = model.text_model.embeddings.token_embedding, model.visual_projection, model.text_projection
+    for table in tables:  # of length about 1 each, and not the N(0, 1) of torch's own embedding tables
+        assert float(table.weight.detach().norm(dim=1).mean()) == pytest.approx(1, rel=0.05)

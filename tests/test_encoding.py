@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from PIL import Image
 from clipsearch import encoding
 from clipsearch.commands.encode import command
 from clipsearch.corpora import open_corpus
-from clipsearch.encoding import EncodeSummary, encode
-from clipsearch.errors import CheckpointError, ShardError
-from clipsearch.shards import open_shards, read_manifest, shard_files
+from clipsearch.encoding import EncodeSummary, encode, parse_patches
+from clipsearch.errors import CheckpointError, InputError, ShardError
+from clipsearch.shards import FolderLock, open_shards, read_manifest, shard_files
+from clipsearch.shards.journal import Journal
 
 SIDE = 4
 
@@ -41,6 +43,11 @@ class FakeModel:
     def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(len(pixels))
         flat = pixels.reshape(len(pixels), -1).astype(np.float32) + 1
+        return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+    def embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        seeds = [sum(text.encode()) for text in texts]
+        flat = np.stack([np.random.default_rng(seed).random(self.dim, np.float32) for seed in seeds])
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
     @property
@@ -235,35 +242,140 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_does_the_rest(root: P
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
-def _encode_slowly(root: Path, out: Path) -> None:
-    class Slow(FakeModel):
-        def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            time.sleep(0.02)
-            return super().embed_pixels(pixels)
+_CHILD = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_encoding import FakeModel, run
 
-    run(root, out, Slow())
+class Slow(FakeModel):
+    def embed_pixels(self, pixels):
+        time.sleep({pause})
+        vectors = super().embed_pixels(pixels)
+        with open({log!r}, "a") as log:
+            log.write(str(len(pixels)) + chr(10))
+        return vectors
+
+print("ready", flush=True)
+run(Path({root!r}), Path({out!r}), Slow(), batch=4, rows=12)
+"""
 
 
-def test_a_killed_run_loses_at_most_one_shard(tmp_path: Path) -> None:
-    root = make_corpus(tmp_path / "corpus", 80)
-    for _ in range(3):
-        child = multiprocessing.get_context("spawn").Process(target=_encode_slowly, args=(root, tmp_path / "out"))
-        before = len(shard_files(tmp_path / "out"))
-        child.start()
-        assert child.pid is not None
-        deadline = time.monotonic() + 20
-        while len(shard_files(tmp_path / "out")) < before + 2 and child.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-    finished = 8 * len(shard_files(tmp_path / "out"))
+def test_a_kill_at_any_moment_costs_one_batch_and_no_image(
+    tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    images, kills = rounds(60, 1200), rounds(2, 100)
+    root, out, log = make_corpus(tmp_path / "corpus", images), tmp_path / "out", tmp_path / "log"
+    random = np.random.default_rng(5)
+    log.touch()
+    code = _CHILD.format(
+        tests=str(Path(__file__).parent), root=str(root), out=str(out), log=str(log), pause=rounds(20, 10) / 1000
+    )
+    killed = 0
+    for _ in range(kills):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            before = log.stat().st_size
+            moment = int(random.integers(1, 6))  # batches
+            while child.poll() is None and log.stat().st_size < before + 2 * moment:
+                time.sleep(0.001)
+            time.sleep(float(random.random()) * 0.02)
+            killed += child.poll() is None
+            child.kill()
     model = FakeModel()
-    summary = run(root, tmp_path / "out", model)
-    assert finished >= 40
-    assert model.embedded == 80 - summary.reused <= 80 - finished + 8
+    summary = run(root, out, model)
+    assert killed >= kills // 2
+    spent = sum(map(int, log.read_text().split())) + model.embedded
+    assert spent <= images + 4 * killed, "more than one batch was embedded twice for a kill"
+    assert summary.encoded + summary.reused == images
+    assert len(contents(out)) == images
     run(root, tmp_path / "fresh")
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
-    assert not list((tmp_path / "out").glob(".*.tmp"))
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert not [*out.glob(".*.tmp"), *out.glob("journal-*")]
+
+
+def test_batches_that_a_kill_left_behind_are_taken_over_and_torn_ones_encoded_again(root: Path, tmp_path: Path) -> None:
+    whole = run(root, tmp_path / "whole")
+    out = tmp_path / "out"
+    out.mkdir()
+    rows = list(open_shards(tmp_path / "whole"))
+    journal = Journal(out, FakeModel.dim)
+    for start in (0, 4, 8):
+        journal.append(rows[start : start + 4])
+    torn = journal.files()[1]
+    torn.write_bytes(bytes(torn.stat().st_size))  # what a power cut may leave
+    model = FakeModel()
+    summary = run(root, out, model)
+    assert whole.encoded == 20
+    assert (summary.reused, model.embedded) == (8, 12)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_kill_between_a_shard_and_its_journal_leaves_no_row_twice(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(root, out, rows=100)
+    Journal(out, FakeModel.dim).append(list(open_shards(out))[:4])
+    summary = run(root, out)
+    assert (summary.encoded, summary.reused) == (0, 20)
+    assert len(shard_files(out)) == 1
+
+
+def test_two_encoders_never_write_to_one_folder(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out")
+    with FolderLock(tmp_path / "out"), pytest.raises(ShardError, match=rf"process {os.getpid()}\) is writing to .*out"):
+        run(root, tmp_path / "out")
+    assert run(root, tmp_path / "out").reused == 20
+
+
+def test_patches_and_captions_are_kept_with_their_geometry(root: Path, tmp_path: Path) -> None:
+    model = FakeModel()
+    run(root, tmp_path / "out", model, patches="2x2", captions=True)
+    assert max(model.batches) <= 5  # images and patches of one batch
+    for number, row in enumerate(open_shards(tmp_path / "out")):
+        image = np.asarray(Image.open(root / row.record.uri))
+        assert row.boxes.tolist() == [[0, 0, 10, 8], [10, 0, 20, 8], [0, 8, 10, 16], [10, 8, 20, 16]]
+        for (left, top, right, bottom), vector in zip(row.boxes.tolist(), row.patches, strict=True):
+            part = model.preprocess(image[top:bottom, left:right])
+            np.testing.assert_array_equal(vector, model.embed_pixels(part[None])[0])
+        np.testing.assert_array_equal(row.texts, model.embed_texts([f"picture {number:03d}"]))
+    caption(root, [f"{number:03d}" for number in range(20)], "other words")
+    summary = run(root, tmp_path / "out", patches="2x2", captions=True)
+    assert summary.reused == 20
+    for number, row in enumerate(open_shards(tmp_path / "out")):
+        np.testing.assert_array_equal(row.texts, model.embed_texts([f"other words {number:03d}"]))
+
+
+def test_a_folder_made_with_other_settings_is_refused_in_words(root: Path, tmp_path: Path) -> None:
+    run(root, tmp_path / "out", patches="2x2")
+    with pytest.raises(ShardError, match="made with --patches 2x2: say the same again"):
+        run(root, tmp_path / "out")
+    with pytest.raises(ShardError, match="made with --patches 2x2"):
+        run(root, tmp_path / "out", patches="3x3")
+    assert run(root, tmp_path / "out", patches="3x3", overwrite=True).encoded == 20
+
+
+@pytest.mark.parametrize("text", ["0x3", "17x17", "3", "3x3+1.5", "4/2", "224/300", "x"])
+def test_a_patch_plan_that_makes_no_sense_says_what_does(text: str) -> None:
+    with pytest.raises(InputError, match="give a grid such as 3x3"):
+        parse_patches(text)
+
+
+@pytest.mark.parametrize("text", ["1x1", "3x3", "2x5+0.5", "3x3+.25", "64/32", "8/8"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 90), (100, 75), (101, 64)])
+def test_patches_cover_the_picture_and_none_is_empty(text: str, size: tuple[int, int]) -> None:
+    width, height = size
+    plan = parse_patches(text)
+    boxes = plan.boxes(width, height)
+    seen = np.zeros((height, width), bool)
+    for left, top, right, bottom in boxes.tolist():
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        seen[top:bottom, left:right] = True
+    assert seen.all()
+    assert parse_patches(str(plan)) == plan
+    if plan.rows:
+        assert len(boxes) == plan.usual
 
 
 def test_decoding_looks_only_a_bounded_way_ahead(root: Path, tmp_path: Path) -> None:
@@ -287,11 +399,11 @@ def test_the_command_counts_failures_in_its_exit_code(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fake(corpus: Path, model: str, out: Path, **options: Any) -> EncodeSummary:
-        assert (model, options["batch"]) == ("m", 4)
+        assert (model, options["batch"], options["encoder"].backend) == ("m", 4, "onnx-int8")
         return run(corpus, out)
 
     monkeypatch.setattr(encoding, "encode_corpus", fake)
-    options = [str(root), "--model", "m", "--out", str(tmp_path / "out"), "--batch", "4"]
+    options = [str(root), "--model", "m", "--out", str(tmp_path / "out"), "--batch", "4", "--backend", "onnx-int8"]
     assert CliRunner().invoke(command, options).exit_code == 0
     (root / "images" / "001.png").write_bytes(b"")
     result = CliRunner().invoke(command, [*options, "--json"])
@@ -304,9 +416,9 @@ def test_the_command_counts_failures_in_its_exit_code(
 @pytest.mark.parametrize("name", ["roco", "eurosat"])
 def test_real_corpora_encode_without_a_failure(shared: Path, tmp_path: Path, name: str) -> None:
     with open_corpus(shared / "data" / name) as corpus:
-        corpus.records = corpus.records[:150]
+        corpus.records = corpus.records[:24]
         summary = encode(corpus, FakeModel(), tmp_path / "out", progress=False)
-    assert (summary.encoded, summary.failed) == (150, 0)
+    assert (summary.encoded, summary.failed) == (24, 0)
     assert all(row.thumbnail.startswith(b"\xff\xd8") for row in open_shards(tmp_path / "out"))
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -309,3 +313,43 @@ def test_a_folder_alone_means_its_shards(pixels: type[PixelModel], at: list[Any]
     fed("images", write_corpus(tmp_path / "plain", 3), *at)
     assert fed(tmp_path / "work" / "plain" / "pixels-1", "--url", url)["fed"] == 3
     assert feed("nonsense").exit_code == 2
+
+
+# ---- kill -9
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from feed_support import PixelModel, fed
+from feeders.images import Source
+corpus, log, *options = sys.argv[1:]
+embed = PixelModel.embed_pixels
+def slowly(model, batch):
+    with open(log, "ab") as file:
+        file.write(b"." * len(batch))
+    time.sleep(0.02)
+    return embed(model, batch)
+PixelModel.embed_pixels = slowly
+Source.load = lambda source, corpus: PixelModel(source.model)
+print(fed("images", corpus, *options))
+"""
+
+
+def test_a_killed_run_is_resumed_with_at_most_one_batch_encoded_twice(
+    pixels: type[PixelModel], at: list[Any], url: str, tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    kills, batch, count = rounds(1, 10), 8, rounds(60, 300)
+    corpus, log = write_corpus(tmp_path / "killed", count), tmp_path / "log"
+    command = [str(word) for word in (sys.executable, "-c", CHILD, corpus, log, *at, "--batch", batch)]
+    for kill in range(1, kills + 1):
+        child = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+        while not log.exists() or log.stat().st_size <= kill * 3 * batch:
+            assert child.poll() is None
+            time.sleep(0.005)
+        child.kill()
+        child.wait(20)
+    summary = fed("images", corpus, *at, "--batch", batch)
+    assert summary["fed"] + summary["skipped"] == count
+    assert count <= log.stat().st_size + pixels.embedded <= count + kills * batch
+    assert len(index(url, "killed")) == count
+    assert fed("verify", tmp_path / "work" / "killed" / "pixels-1", "--url", url)["equal"] == count

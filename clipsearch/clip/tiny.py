@@ -56,6 +56,8 @@ def build_tiny(captions: Iterable[str], options: TinyOptions | None = None, seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = VisionTextDualEncoderModel(config)
+        for projection in (model.visual_projection, model.text_projection):
+            torch.nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
     if not options.text_layers:
         model.text_model.start_weights(_token_counts(tokenizer, times))
     return model.eval(), tokenizer

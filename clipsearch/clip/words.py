@@ -84,9 +84,11 @@ class WordTower(PreTrainedModel):  # type: ignore[misc]  # transformers ships no
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # transformers' own initialisers leave alone what a checkpoint has filled
-        if isinstance(module, WordEmbeddings):
-            initialization.normal_(module.token_embedding.weight, std=module.token_embedding.embedding_dim**-0.5)
-            initialization.zeros_(module.token_weight.weight)
+        # and pass over modules without weights of their own, so the two tables are told apart by their width
+        if isinstance(module, nn.Embedding) and module.embedding_dim == 1:
+            initialization.zeros_(module.weight)
+        elif isinstance(module, nn.Embedding):
+            initialization.normal_(module.weight, std=module.embedding_dim**-0.5)
         elif isinstance(module, nn.Linear):
             initialization.normal_(module.weight, std=(3 * module.in_features) ** -0.5)
             initialization.zeros_(module.bias)
