@@ -30,7 +30,7 @@ _BILLION = "blog.vespa.ai, 2022-01-27"
 FIGURES: Mapping[str, Figure] = {
     "cells": Figure("float 4 bytes a value, bfloat16 2, int8 1, with 8 bits to an int8", "docs.vespa.ai, tensor types"),
     "graph": Figure(
-        "1 billion 13-byte codes: 64.2 GB without a graph, 103.7 GB with M 8, 156.3 GB with M 16: 39 and 92 bytes a vector",
+        "1 billion 13-byte codes: 64.2 GB without a graph, 103.7 with M 8, 156.3 with M 16: 39 and 92 bytes a vector",
         _BILLION,
     ),
     "multi": Figure(
@@ -38,7 +38,7 @@ FIGURES: Mapping[str, Figure] = {
     ),
     "documents": Figure("30 to 52 bytes a document in memory for ids, about 33 GB for 1 billion", _BILLION),
     "paged": Figure(
-        "attribute: paged keeps an attribute on disk and doubles what it takes there; never for the first phase or a graph",
+        "attribute: paged keeps an attribute on disk and doubles what it takes there; not for a first phase or a graph",
         "docs.vespa.ai, content/attributes",
     ),
     "phases": Figure(

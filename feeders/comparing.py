@@ -17,8 +17,10 @@ import numpy as np
 import orjson
 
 from clipsearch.errors import InputError
+from clipsearch.records import Generation
 from clipsearch.search.endpoint import Endpoint
 from feeders.documents import bfloat16_hex
+from feeders.generations import FIRST, physical, plain
 
 CORPUS_FIELDS = ("captions", "label", "split", "image_uri")
 """What a record says: these change without a change of the image."""
@@ -39,10 +41,12 @@ def differing(one: bytes, other: bytes, names: Sequence[str]) -> tuple[str, ...]
     return tuple(name for at, name in enumerate(names) if one[8 * at : 8 * at + 8] != other[8 * at : 8 * at + 8])
 
 
-def fingerprints(endpoint: Endpoint, corpus: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def fingerprints(
+    endpoint: Endpoint, corpus: str, names: Sequence[str], generation: Generation = FIRST
+) -> Iterator[tuple[str, bytes]]:
     """(id, fingerprint) of every document of ``corpus`` in the index; only the fields of ``names`` travel."""
-    for document in endpoint.visit(corpus, fields=",".join(names)):
-        yield str(document["id"]), fingerprint(document.get("fields", {}), names)
+    for document in endpoint.visit(corpus, fields=",".join(physical(names, generation))):
+        yield str(document["id"]), fingerprint(plain(document.get("fields", {}), generation), names)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from clipsearch.errors import ClipsearchError, ServiceError
 from clipsearch.search.endpoint import Endpoint, parse_id
 from feeders.dispatcher import UNSURE, Dispatcher, Failure
+from feeders.generations import Addresses
 from feeders.journal import Journal
 from feeders.operations import Operation, Request, to_request
 from feeders.transport import Answer, Transport
@@ -153,6 +154,7 @@ class _Run:
         self._endpoint = endpoint
         self._tell_unmet = unmet
         self._total = total
+        self._addresses = Addresses(endpoint.url)
         self._transport = Transport(endpoint.url, timeout)
         self._journal = _open_journal(journal, _owner(endpoint.url, about)) if journal else None
         self._letters = DeadLetters(dead_letters)
@@ -195,7 +197,7 @@ class _Run:
                 self._letters.write(operation)
                 continue
             try:
-                request = to_request(operation)
+                request = to_request(self._addresses.operation(operation))
             except (ClipsearchError, TypeError) as error:
                 self._letters.write(Failure(operation.id, 0, str(error)))
                 continue

@@ -10,12 +10,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clipsearch.adapter import Adapter, load_adapter
-from clipsearch.errors import InputError, RejectedError, ServiceError, ShardError
+from clipsearch.errors import ClipsearchError, InputError, RejectedError, ServiceError, ShardError
 from clipsearch.search.endpoint import DEFAULT_URL, Endpoint, parse_id
 from clipsearch.shards import Shards, open_shards
 from feeders.dispatcher import Failure
 from feeders.documents import document_fields, document_rows
 from feeders.feeding import FeedSummary, feed
+from feeders.generations import Addresses, named
 from feeders.journal import journal_path
 from feeders.operations import Operation
 
@@ -75,13 +76,15 @@ def _check_size(shards: Shards, folder: Path, url: str, adapter: Adapter | None)
     endpoint = Endpoint(url, timeout=60.0)
     try:
         endpoint.status()
-    except ServiceError:
+        generation = Addresses(url).of(adapter.model_id if adapter else shards.manifest.model_id)
+    except ClipsearchError:
         endpoint.close()
         raise
     try:
         row = next(iter(shards))
         corpus, key = parse_id(row.record.id)
-        endpoint.put(corpus, key, document_fields(adapter.apply_row(row) if adapter else row))
+        fields = document_fields(adapter.apply_row(row) if adapter else row)
+        endpoint.put(corpus, key, named(fields, generation))
     except RejectedError as error:
         if error.status == 400:
             _fits(shards, folder, _size_in(error.message), endpoint.url)

@@ -27,6 +27,7 @@ from feeders.comparing import CORPUS_FIELDS, differing, fingerprint, fingerprint
 from feeders.dispatcher import Failure
 from feeders.documents import document_rows, record_fields
 from feeders.feeding import FeedSummary
+from feeders.generations import Addresses
 from feeders.images import Delivery, Source, encoded_sentence, members_of
 from feeders.operations import Operation
 
@@ -146,7 +147,7 @@ def _compare(corpus: Corpus, facts: Iterable[tuple[Record, str]], model_id: str,
     """The plan for one corpus. ``facts``: each image that can be read, with its content hash."""
     endpoint = Endpoint(url, timeout=60.0)
     try:
-        index = dict(fingerprints(endpoint, corpus.name, FIELDS))
+        index = dict(fingerprints(endpoint, corpus.name, FIELDS, Addresses(url).of(model_id)))
     finally:
         endpoint.close()
     plan = Plan(corpus.name, indexed=len(index))

@@ -2,7 +2,7 @@
 
 ``Throttle`` finds the number of requests in flight by itself, in the manner of Vespa's ``DynamicThrottler``: it
 measures throughput at the sizes that it has been at, and walks at random around the size that was best by
-``throughput * size^-0.3`` - twice as many requests in flight must bring 23 % more throughput, or the time they wait is
+``throughput * size^-0.1`` - twice as many requests in flight must bring 7 % more throughput, or the time they wait is
 not worth it. ``Breaker`` follows Vespa's ``GracePeriodCircuitBreaker``.
 """
 
@@ -14,7 +14,7 @@ from typing import Literal
 
 LEAST = 16
 _STEPS = 8  # sizes measured between one size and its double
-_COST = 0.3
+_COST = 0.1
 
 
 class Throttle:
@@ -22,7 +22,7 @@ class Throttle:
 
     def __init__(self, most: int) -> None:
         self._least, self._most = min(LEAST, most), most
-        self.target = min(2 * LEAST, most)
+        self.target = most
         self._rates: dict[int, tuple[float, float]] = {}  # by step: size, and throughput at it
         self._acknowledged = self._in_flight = 0
         self._start = 0.0

@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 from clipsearch.adapter import Adapter, load_adapter
 from clipsearch.errors import InputError
+from clipsearch.records import Generation
 from clipsearch.search import SearchClient
 from clipsearch.search.endpoint import DEFAULT_URL, Endpoint
 from clipsearch.shards import Shards, open_shards
 from feeders.comparing import ALL_FIELDS, Findings, differing, fingerprint
 from feeders.documents import document_rows
+from feeders.generations import Addresses, physical, plain
 from feeders.visit import visit_documents
 
 FINDINGS = "verify.jsonl"
@@ -89,7 +91,8 @@ def verify(
         expected = dict(_expected(shards, change))
         rows, counts = len(expected), Counter[str]()
         with Findings(findings or folder / FINDINGS) as found:
-            for document in _visited(shards.manifest.corpus, url, slices, progress, rows):
+            model_id = change.model_id if change else shards.manifest.model_id
+            for document in _visited(shards.manifest.corpus, url, slices, progress, rows, Addresses(url).of(model_id)):
                 _check(document, expected, counts, found)
             for document_id in expected:
                 found.write(id=document_id, problem="missing")
@@ -105,11 +108,16 @@ def _expected(shards: Shards, adapter: Adapter | None) -> Iterator[tuple[str, by
         yield document_id, b"" if isinstance(fields, InputError) else fingerprint(fields, ALL_FIELDS)
 
 
-def _visited(corpus: str, url: str, slices: int, progress: bool, total: int) -> Iterator[dict[str, Any]]:
+def _visited(
+    corpus: str, url: str, slices: int, progress: bool, total: int, generation: Generation
+) -> Iterator[dict[str, Any]]:
+    """The documents of the corpus with the plain names of the generation's fields."""
     endpoint = Endpoint(url, timeout=60.0)
     try:
-        documents = visit_documents(endpoint, corpus, fields=",".join(ALL_FIELDS), slices=slices)
-        yield from tqdm(documents, total=total, unit=" docs", desc="verify", disable=not progress, mininterval=0.5)
+        names = ",".join(physical(ALL_FIELDS, generation))
+        visited = visit_documents(endpoint, corpus, fields=names, slices=slices)
+        for document in tqdm(visited, total=total, unit=" docs", desc="verify", disable=not progress, mininterval=0.5):
+            yield document | {"fields": plain(document.get("fields", {}), generation)}
     finally:
         endpoint.close()
 

@@ -1,4 +1,4 @@
-"""``reembed`` in a process of its own that kills itself after some updates: KILL_AFTER URL DEPLOY_URL APP CORPUS WORK."""
+"""``reembed`` in a process of its own that kills itself after N updates: N URL DEPLOY_URL APP CORPUS WORK."""
 
 from __future__ import annotations
 

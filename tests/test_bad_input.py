@@ -163,7 +163,12 @@ def test_an_empty_corpus_is_named_and_nothing_is_written(
     places = {"CORPUS": corpus, "OUT": out}
     sentence = clipsearch.refused(*(places.get(word, word) for word in command))
     assert str(corpus) in sentence
-    assert "no images below it" in sentence or "no such file or folder" in sentence
+    reasons = {
+        "no image": "no images below it",
+        "no folder": "no such file or folder",
+        "only a caption file": "has 0 images, but none of its 1 entries could be used",
+    }
+    assert reasons[kind] in sentence
     assert not out.exists()
 
 

@@ -261,9 +261,8 @@ run(Path({root!r}), Path({out!r}), Slow(), batch=4, rows=12)
 """
 
 
-def test_a_kill_at_any_moment_costs_one_batch_and_no_image(
-    tmp_path: Path, rounds: Callable[[int, int], int]
-) -> None:
+@pytest.mark.soak
+def test_a_kill_at_any_moment_costs_one_batch_and_no_image(tmp_path: Path, rounds: Callable[[int, int], int]) -> None:
     images, kills = rounds(60, 1200), rounds(2, 100)
     root, out, log = make_corpus(tmp_path / "corpus", images), tmp_path / "out", tmp_path / "log"
     random = np.random.default_rng(5)

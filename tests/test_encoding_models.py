@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
@@ -30,7 +33,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = train_tokenizer(CAPTIONS)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**shape, "vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": tokenizer.eos_token_id}
+    text = {
+        **shape,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 77,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     vision = {**shape, "image_size": SIDE, "patch_size": 16}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).eval()
     folder = tmp_path_factory.mktemp("models") / "toy"
@@ -60,10 +68,13 @@ def cosines(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[
     return found
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "onnx-int8"])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "onnx", "onnx-int8"])
 def test_an_image_embeds_the_same_alone_and_in_a_batch_of_64(
-    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, rounds: Callable[[int, int], int], kind: str
 ) -> None:
+    if kind.startswith("onnx") and rounds(1, 2) == 1:
+        pytest.skip("exporting takes ten seconds: `make soak` does it, and test_clip_export.py exports too")
     encoder = load(checkpoint, cache, monkeypatch, kind)
     pixels = np.stack([encoder.preprocess(np.asarray(scene(seed=number))) for number in range(64)])
     together = encoder.embed_pixels(pixels)
@@ -74,6 +85,30 @@ def test_an_image_embeds_the_same_alone_and_in_a_batch_of_64(
     assert encoder.cosine >= 0.999
     assert encoder.quantised == (kind == "onnx-int8")
     assert encoder.model_id == load_clip(checkpoint, "cpu").model_id
+
+
+def test_the_onnx_encoder_gives_each_image_alone_to_an_int8_file(checkpoint: Path, tmp_path: Path) -> None:
+    clip = load_clip(checkpoint, "cpu")
+    weights = np.random.default_rng(0).standard_normal((3 * SIDE * SIDE, clip.dim)).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["pixel_values"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["features"]),
+        helper.make_node("LpNormalization", ["features"], ["image_embeds"], axis=1, p=2),
+    ]
+    graph = helper.make_graph(
+        nodes, "tower",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["images", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("image_embeds", TensorProto.FLOAT, ["images", clip.dim])],
+        [numpy_helper.from_array(weights, "weights")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    pixels = np.stack([clip.preprocess(np.asarray(scene(seed=number))) for number in range(11)])
+    values = clip.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2)).flatten(1).numpy() @ weights
+    expected = values / np.linalg.norm(values, axis=1, keepdims=True)
+    for quantised in (False, True):
+        encoder = OnnxEncoder(clip, tmp_path / "a.onnx", quantised, threads=3)
+        assert cosines(encoder.embed_pixels(pixels), expected).min() >= 0.99999
+        assert encoder.embed_pixels(pixels[:0]).shape == (0, clip.dim)
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +155,9 @@ def test_eight_and_sixteen_bit_versions_of_a_picture_give_one_embedding(checkpoi
     assert (vectors @ vectors[0]).min() >= 0.99
 
 
-def test_a_corpus_is_encoded_with_patches_and_captions_that_are_the_models_own(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_corpus_is_encoded_with_patches_and_captions_that_are_the_models_own(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "corpus"
     (root / "images").mkdir(parents=True)
     for number in range(3):

@@ -80,6 +80,34 @@ def test_several_models_are_compared_and_texts_come_out_as_a_table(room: Path) -
     assert "duplicate-aware" in done.output
 
 
+def test_corpora_of_one_name_outside_are_both_in_the_table(room: Path) -> None:
+    for place, colours in (("a", ("red", "blue")), ("b", ("green", "yellow"))):
+        for colour in colours:
+            (room / place / "same" / colour).mkdir(parents=True)
+            draw(colour, "top", 5).save(room / place / "same" / colour / "one.png")
+    outside = [word for place in "ab" for word in ("--ood", str(room / place / "same"))]
+    done = run(room, "blocks", "--model", "tuned", "--model", "start", *outside, "--ood-split", "all")
+    assert done.exit_code == 0, done.output
+    assert "out of domain, same, all split" in done.output
+    assert "out of domain, same-2, all split" in done.output
+    assert "same hits@1 | same-2 hits@1" in done.output
+
+
+def test_a_split_that_is_not_there_is_named_before_anything_is_measured(room: Path) -> None:
+    done = run(room, "blocks", "--model", "tuned", "--ood", "outside", "--ood-split", "validation")
+    assert done.exit_code == 1
+    said = str(done.output) + str(done.exception)
+    assert "has no validation split" in said
+    assert "train: 24" in said
+    assert "zero-shot" not in said
+
+
+def test_the_curve_is_not_of_images_classified_together(room: Path) -> None:
+    done = run(room, "blocks", "--model", "tuned", "--start", "start", "--transduce")
+    assert done.exit_code == 1
+    assert "--transduce" in str(done.output) + str(done.exception)
+
+
 def test_both_ends_of_the_curve_are_the_two_models_and_the_tuned_one_is_left_as_it_was(room: Path) -> None:
     start, tuned = load_clip(room / "start", "cpu"), load_clip(room / "tuned", "cpu")
     with open_corpus(room / "blocks") as blocks, open_corpus(room / "outside") as outside:

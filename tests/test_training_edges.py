@@ -55,7 +55,8 @@ def test_one_caption_a_class_still_trains(corpus: Corpus, start: Path, tmp_path:
     with_captions(corpus, "a block of {}")
     options = TrainOptions(model=str(start), epochs=1, batch_size=16, device="cpu", interpolate=False)
     finetune(corpus, tmp_path / "model", options, quiet=True)
-    (epoch,) = [e for e in map(json.loads, (tmp_path / "model" / "log.jsonl").open()) if e["event"] == "epoch"]
+    events = map(json.loads, (tmp_path / "model" / "log.jsonl").read_text().splitlines())
+    (epoch,) = [event for event in events if event["event"] == "epoch"]
     assert epoch["step"] >= 1
     assert epoch["loss"] > 0
 
@@ -70,9 +71,7 @@ def test_one_caption_for_everything_is_refused_by_its_reason(corpus: Corpus, tmp
 def test_without_anything_to_select_by_the_tuned_model_is_kept(
     corpus: Corpus, start: Path, tmp_path: Path, metric: str
 ) -> None:
-    corpus.records = tuple(
-        replace(r, captions=(), label="") if r.split == "validation" else r for r in corpus.records
-    )
+    corpus.records = tuple(replace(r, captions=(), label="") if r.split == "validation" else r for r in corpus.records)
     options = TrainOptions(model=str(start), epochs=1, batch_size=4, learning_rate=1e-3, device="cpu", metric=metric)
     summary = finetune(corpus, tmp_path / "model", options, quiet=True)
     assert summary.interpolation == {}
@@ -80,9 +79,7 @@ def test_without_anything_to_select_by_the_tuned_model_is_kept(
     assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_loss_selects_epochs_where_validation_has_labels_alone(
-    corpus: Corpus, start: Path, tmp_path: Path
-) -> None:
+def test_the_loss_selects_epochs_where_validation_has_labels_alone(corpus: Corpus, start: Path, tmp_path: Path) -> None:
     with_captions(corpus, "", ("validation",))
     options = TrainOptions(model=str(start), epochs=1, batch_size=4, device="cpu", metric="loss")
     summary = finetune(corpus, tmp_path / "model", options, quiet=True)

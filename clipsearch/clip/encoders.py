@@ -71,7 +71,9 @@ class TorchEncoder(Encoder):
         self._rows = rows
         self._compiled = compiled
         clip.model.to(self._dtype)
-        self._features: Callable[[Tensor], Tensor] = torch.compile(clip.image_features) if compiled else clip.image_features
+        self._features: Callable[[Tensor], Tensor] = (
+            torch.compile(clip.image_features) if compiled else clip.image_features
+        )
         self.encoder = f"torch {precision}{', compiled' if compiled else ''}"
 
     @torch.inference_mode()
@@ -151,7 +153,9 @@ def load_encoder(
     pixels = _sample(clip, sample)
     expected = clip.embed_pixels(pixels)
     if backend != "torch":
-        return _measured(OnnxEncoder(clip, _exported(clip, backend == "onnx-int8"), backend == "onnx-int8"), pixels, expected)
+        return _measured(
+            OnnxEncoder(clip, _exported(clip, backend == "onnx-int8"), backend == "onnx-int8"), pixels, expected
+        )
     fast = _measured(_torch_encoder(clip, wanted, compiled, pixels), pixels, expected)
     if precision == "auto" and wanted != "fp32" and fast.cosine < LEAST_COSINE:  # an odd model: exactness first
         return Encoder(load_clip(checkpoint, device))
@@ -165,7 +169,9 @@ def _torch_encoder(clip: Clip, precision: str, compiled: bool, pixels: Pixels) -
             encoder.embed_pixels(pixels)
         except Exception as error:  # torch's compiler raises its own and its tools' errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise CheckpointError(f"torch cannot compile the image tower here ({reason}): leave out --compile") from error
+            raise CheckpointError(
+                f"torch cannot compile the image tower here ({reason}): leave out --compile"
+            ) from error
     return encoder
 
 
@@ -218,7 +224,8 @@ def _exported(clip: Clip, int8: bool) -> Path:
                 raise
         except OSError as error:
             raise CheckpointError(
-                f"the exported model cannot be kept in {cache} ({error.strerror}): set XDG_CACHE_HOME to a folder with room"
+                f"the exported model cannot be kept in {cache} ({error.strerror}): "
+                "set XDG_CACHE_HOME to a folder with room"
             ) from error
     return file
 
@@ -227,7 +234,9 @@ def _session(file: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise CheckpointError("onnxruntime is missing: `pip install 'clipsearch[convert]'`, or --backend torch") from error
+        raise CheckpointError(
+            "onnxruntime is missing: `pip install 'clipsearch[convert]'`, or --backend torch"
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # threads work on different images instead
     options.log_severity_level = 4

@@ -130,6 +130,9 @@ def command(
     options = tiny_options(**changes) if preset else TrainOptions(model=model, **changes)
     with open_corpora(paths) as opened:
         data = overlaid(opened, captions, exclude)
+        if exclude and not as_json:
+            left = len(opened) - len(data)
+            click.echo(f"{left} image{'s' * (left != 1)} left out by {exclude}")
         summary = finetune(data, out, options, command=shlex.join(["clipsearch", *sys.argv[1:]]), quiet=as_json)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts this command several times
         _print(summary, as_json)

@@ -254,7 +254,7 @@ def _offsets_fit(column: Any) -> bool:
     if not (pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type)):
         return False
     offsets = column.offsets.to_pylist()
-    return offsets[0] >= 0 and offsets[-1] <= len(column.values) and offsets == sorted(offsets)
+    return bool(offsets[0] >= 0 and offsets[-1] <= len(column.values) and offsets == sorted(offsets))
 
 
 def _leaf(schema: Any, column: str) -> str:

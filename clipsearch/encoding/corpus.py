@@ -61,7 +61,7 @@ def _sample(corpus: Corpus, preprocess: Any, bands: tuple[int, ...]) -> Pixels |
     """Some good images from all over the corpus, ready for the model; None when there is none."""
     found: list[Pixels] = []
     step = max(1, len(corpus.records) // (2 * _SAMPLE))
-    for record in corpus.records[:: step][: 2 * _SAMPLE]:
+    for record in corpus.records[::step][: 2 * _SAMPLE]:
         try:
             found.append(preprocess(load_image(corpus.read(record), bands)))
         except InputError:

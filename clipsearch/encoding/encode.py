@@ -15,7 +15,7 @@ from tqdm import tqdm
 from clipsearch.corpora import Corpus
 from clipsearch.encoding.ledger import LEDGER, Ledger
 from clipsearch.encoding.models import ImageModel, embed_captions, embed_pixels
-from clipsearch.encoding.patches import PatchPlan, parse_patches
+from clipsearch.encoding.patches import parse_patches
 from clipsearch.encoding.preparing import Prepared, Preparer
 from clipsearch.errors import ShardError
 from clipsearch.lookahead import batched, map_ahead
@@ -206,12 +206,11 @@ class _Run:
         for item, of_captions in zip(group, texts, strict=True):
             count = 0 if item.boxes is None else len(item.boxes)
             parts = vectors[start + 1 : start + 1 + count] if item.boxes is not None else None
-            rows.append(
-                Embedded(
-                    item.record, vectors[start], item.thumbnail, item.width, item.height, item.content_hash,
-                    self.model.model_id, parts, item.boxes, of_captions,
-                )  # fmt: skip
-            )
+            row = Embedded(
+                item.record, vectors[start], item.thumbnail, item.width, item.height, item.content_hash,
+                self.model.model_id, parts, item.boxes, of_captions,
+            )  # fmt: skip
+            rows.append(row)
             start += 1 + count
         return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from clipsearch.evaluation.classification import label_numbers
 from clipsearch.evaluation.embedding import ALL, embed_split
 from clipsearch.evaluation.probe import FewShot, Labelled, LinearProbe, few_shot, linear_probe
 from clipsearch.evaluation.scoring import RESAMPLES, Evaluation, class_embeddings, evaluate, prompts_of
-from clipsearch.evaluation.shift import Target, interpolation
+from clipsearch.evaluation.shift import Target, interpolation, names_apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,25 @@ def measure_models(models: Sequence[str], plan: Plan) -> list[Evaluation]:
 
 def _check(plan: Plan) -> None:
     corpus, split = plan.inside.corpus, plan.inside.split
+    for target, option in ((plan.inside, "--split"), *((each, "--ood-split") for each in plan.outside)):
+        _check_split(target, option)
+    if plan.transductive and plan.start:
+        raise InputError("--start draws the curve of images classified one by one: leave out --transduce, or --start")
     if plan.adapter and plan.start:
         raise InputError("--start mixes weights, which --adapter leaves alone: give one of them")
     if (plan.probe or plan.few_shot) and split in (ALL, "train"):
         raise InputError(f"a linear probe is trained on the train split: measure it on another one than {split!r}")
     if (plan.probe or plan.few_shot) and not any(record.label in corpus.classes for record in corpus.split("train")):
         raise CorpusError(f"{corpus.root} has no class labels in its train split: no linear probe can be trained")
+
+
+def _check_split(target: Target, option: str) -> None:
+    sizes = Counter(record.split for record in target.corpus.records)
+    if target.split != ALL and not sizes[target.split]:
+        there = ", ".join(f"{split}: {count:,}" for split, count in sizes.items())
+        raise CorpusError(
+            f"{target.corpus.root} has no {target.split} split: choose another {option} (images, {there}), or {ALL}"
+        )
 
 
 def _measure(clip: Clip, plan: Plan) -> Evaluation:
@@ -70,7 +84,8 @@ def _measure(clip: Clip, plan: Plan) -> Evaluation:
     extras: dict[str, Any] = {"resamples": plan.resamples, "seed": plan.seed, "transductive": plan.transductive}
     result = evaluate(clip, inside.corpus, inside.split, plan.quiet, inside.prompts, **extras)
     outside = tuple(
-        evaluate(clip, each.corpus, each.split, plan.quiet, each.prompts, **extras) for each in plan.outside
+        replace(evaluate(clip, each.corpus, each.split, plan.quiet, each.prompts, **extras), corpus=name)
+        for each, name in zip(plan.outside, names_apart(plan.outside), strict=True)
     )
     probe, shots = _probes(clip, plan) if plan.probe or plan.few_shot else (None, None)
     curve = None

@@ -105,7 +105,7 @@ def interpolation(
     """
     ends = snapshot(start.model), snapshot(tuned.model)
     measured: list[tuple[float, Figure, dict[str, Figure]]] = []
-    names = _names(outside)
+    names = names_apart(outside)
     measure = ""
     targets = [(each, _store(tuned, each)) for each in (inside, *outside)]
     try:
@@ -165,7 +165,7 @@ def _store(clip: Clip, target: Target) -> Store:
     return {} if images * 3 * clip.image_size**2 <= KEPT_BYTES else None
 
 
-def _names(targets: Sequence[Target]) -> list[str]:
+def names_apart(targets: Sequence[Target]) -> list[str]:
     """The corpora's names, numbered where two are the same."""
     names: list[str] = []
     for target in targets:

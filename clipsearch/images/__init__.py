@@ -6,7 +6,16 @@ a reason for a person. ``resize`` gives Pillow's pixels, and so does the decoder
 gets where numba and simplejpeg are installed.
 """
 
-from clipsearch.images.loading import MAX_BYTES, MAX_PIXELS, RGB, SUFFIXES, content_hash, load_image, small_jpeg, thumbnail
+from clipsearch.images.loading import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    RGB,
+    SUFFIXES,
+    content_hash,
+    load_image,
+    small_jpeg,
+    thumbnail,
+)
 from clipsearch.images.resizing import accelerate, resize
 from clipsearch.images.samples import parse_bands
 

@@ -8,6 +8,7 @@ frames, damage of any kind, and a machine without simplejpeg.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from PIL import Image
 
 RGB = NDArray[np.uint8]
 
-_decoder: Callable[..., Any] | None
-try:
-    from simplejpeg import decode_jpeg as _decoder
-except ImportError:
-    _decoder = None
+_decoder: Callable[..., Any] | None = None
+with suppress(ImportError):
+    from simplejpeg import decode_jpeg
+
+    _decoder = decode_jpeg
 
 
 def decode_plain(image: Image.Image, data: bytes) -> RGB | None:

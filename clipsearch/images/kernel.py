@@ -46,12 +46,8 @@ def _transpose(source, first, last, left, right, target):  # type: ignore[no-unt
             target[to + 1, group] = (
                 ((a & _SECOND) >> _8) | (b & _SECOND) | ((c & _SECOND) << _8) | ((d & _SECOND) << _16)
             )
-            target[to + 2, group] = (
-                ((a & _THIRD) >> _16) | ((b & _THIRD) >> _8) | (c & _THIRD) | ((d & _THIRD) << _8)
-            )
-            target[to + 3, group] = (
-                ((a & _HIGH) >> _24) | ((b & _HIGH) >> _16) | ((c & _HIGH) >> _8) | (d & _HIGH)
-            )
+            target[to + 2, group] = ((a & _THIRD) >> _16) | ((b & _THIRD) >> _8) | (c & _THIRD) | ((d & _THIRD) << _8)
+            target[to + 3, group] = ((a & _HIGH) >> _24) | ((b & _HIGH) >> _16) | ((c & _HIGH) >> _8) | (d & _HIGH)
 
 
 @_jit
@@ -107,5 +103,3 @@ def resample(image, xs, xn, xw, ys, yn, yw, out):  # type: ignore[no-untyped-def
                 sums[j] += np.int32(weight * np.int32(line[j]))
         for j in range(3 * columns):
             out[y, j] = min(max(np.int32(sums[j] >> BITS), np.int32(0)), np.int32(255))
-
-

@@ -27,9 +27,7 @@ _WIDE, _TALL = 50.0, 1.8  # proportions beyond which Pillow may begin with the v
 _TRIALS = ((64, 48, 30, 22), (37, 53, 48, 68), (40, 40, 20, 20), (85, 50, 44, 26), (40, 90, 16, 36))
 
 
-def resize(
-    image: RGB, size: tuple[int, int], resample: int = 3, box: tuple[int, int, int, int] | None = None
-) -> RGB:
+def resize(image: RGB, size: tuple[int, int], resample: int = 3, box: tuple[int, int, int, int] | None = None) -> RGB:
     """(H, W, 3) uint8 -> (height, width, 3) uint8 with ``size`` = (width, height), exactly as Pillow's ``resize``.
 
     ``resample``: Pillow's number of the filter (3 bicubic). ``box``: the left, top, width and height in px of that

@@ -15,7 +15,7 @@ _PERCENTILES = (2.0, 98.0)  # what remote sensing stretches reflectances between
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
-    """``"3,2,1"`` -> (3, 2, 1): which bands, counted from 1, are red, green and blue. ``InputError`` if it is not so."""
+    """``"3,2,1"`` -> (3, 2, 1): which bands, counted from 1, are red, green and blue. ``InputError`` otherwise."""
     try:
         bands = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -27,6 +27,7 @@ from clipsearch.search.query import NO_FILTERS, Filters, Vector
 LEXICAL = "bm25(captions)"
 FRESH = 30.0  # seconds for which sizes and generations of the index are taken as known
 FIRST = Generation()
+_MOST_GENERATIONS = 100
 _SEMANTIC = re.compile(r"closeness\(field,embedding(?:_g(\d+))?\)")
 _VECTOR = re.compile(r"input\.query\(q(?:_g(\d+))?\)")
 
@@ -139,11 +140,35 @@ class SearchClient:
             found = self._cached(("model", model_id), lambda: self._find(model_id), fresh=0.0)
         if found is None:
             raise CheckpointError(
-                f"the query is embedded by the model {model_id}, and the index at {self.url} holds embeddings of "
-                f"{self._models()}: search with that model, and with the adapter that its images were fed with "
-                "(--model, --adapter), or give the index this one's with 'clipsearch reembed'"
+                f"the index at {self.url} holds embeddings of {self._models()}, and none of the model {model_id}: use that "
+                "model, with the adapter that its images were fed with (--model, --adapter), or give the index this "
+                "one's embeddings with 'clipsearch reembed'"
             )
         return found
+
+    def generation_to_feed(self, model_id: str) -> Generation:
+        """Where new embeddings of this model belong: the only generation there is, or the one that is of the model.
+
+        Raises ``CheckpointError`` when there are several, and none has an embedding of this model yet.
+        """
+        alive = self._read_generations()
+        if len(alive) > 1:
+            return self.generation_of(model_id)
+        return next(iter(alive)) if alive else self._first_deployed()
+
+    def _first_deployed(self) -> Generation:
+        """Of an empty index, found by its rank profiles: nothing else tells on this port."""
+        for number in range(1, _MOST_GENERATIONS):
+            generation = Generation(number)
+            request = query.browse(hits=0) | {"ranking.profile": generation.profile("vector")}
+            try:
+                self._endpoint.query(request)
+            except RejectedError as error:
+                if error.status != 400:
+                    raise
+            else:
+                return generation
+        return FIRST
 
     def count_of_model(self, model_id: str, generation: Generation = FIRST) -> int:
         """How many documents have an embedding of ``generation`` by this model."""

@@ -18,6 +18,7 @@ MANIFEST = "manifest.json"
 ROWS = 512
 """Rows in a shard: with thumbnails about 5 MB."""
 
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What a folder of shards belongs to.

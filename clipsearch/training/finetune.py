@@ -76,6 +76,12 @@ def prepare_run(
         log.say(f"Warning: {warning}")
     clip, train_split = start_model(corpus, splits, options, world, log.quiet)
     check_images(progress, train_split, log)
+    sampler = build_sampler(train_split, options)
+    if sampler.batch_size < min(options.batch_size, sampler.epoch_size):
+        log.say(
+            f"Warning: the training captions are {sampler.distinct} different ones, and no batch holds one twice: "
+            f"batches are of {sampler.batch_size}. Richer captions or --loss multi-positive learn more."
+        )
     validation, test = (
         decode(corpus, records, clip.settings, options, name, log.quiet)
         for name, records in (("validation", splits.validation), (splits.measured_on, splits.test))
@@ -89,12 +95,11 @@ def prepare_run(
         *(one for other in outside for one in other.issues),
     ]
     if world.is_main:
-        report_issues(issues, folder, log)
+        report_issues(corpus.issues, issues, folder, log)
     before = once(world, lambda: measure_start(clip, test, corpus, outside, log, options, command))
     reserve = 2 + before.seconds * (1.5 + (len(ALPHAS) if interpolates(options) else 0))
     limit = max(options.max_minutes * 60 - reserve, 1.0) if options.max_minutes else 0.0
-    steps = options.epochs * len(build_sampler(train_split, options))
-    budget = Budget(steps, limit, progress.seconds, started)
+    budget = Budget(options.epochs * len(sampler), limit, progress.seconds, started)
     run = TrainingRun(
         clip, train_split, validation, corpus.classes, corpus.prompt, options, folder, log, budget, progress, world,
         metric,

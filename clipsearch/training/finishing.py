@@ -19,7 +19,7 @@ from clipsearch.training.card import UNKNOWN, model_card
 from clipsearch.training.loop import TrainingRun
 from clipsearch.training.ood import OutOfDomain
 from clipsearch.training.options import TrainOptions
-from clipsearch.training.preparing import Before
+from clipsearch.training.preparing import Before, selection_metric
 from clipsearch.training.summary import FinetuneSummary
 from clipsearch.training.validation import METRIC_NAMES, Scores, measure, scores_from_json, selection_score
 from clipsearch.training.wiseft import Interpolation, Yardstick, choose_interpolation, plot_interpolation
@@ -63,6 +63,7 @@ def finish(ready: Ready, stopped: str) -> FinetuneSummary:
     try:
         if interpolates(run.options):
             mix = interpolate(ready, clip)
+        if mix:
             plot_interpolation(mix, run.folder / "interpolation.png")
             if mix.alpha != 1:
                 folder = run.folder / MIXED
@@ -83,10 +84,17 @@ def finish(ready: Ready, stopped: str) -> FinetuneSummary:
     return summary
 
 
-def interpolate(ready: Ready, clip: Clip) -> Interpolation:
-    """WiSE-FT: leave the chosen mix of the start model and ``clip`` in ``clip``, and print the curve."""
+def interpolate(ready: Ready, clip: Clip) -> Interpolation | None:
+    """WiSE-FT: leave the chosen mix of the start model and ``clip`` in ``clip``, and print the curve.
+
+    None, and the tuned model as it is, where the validation split has nothing to choose by.
+    """
     run = ready.run
-    metric = "mrr10" if run.metric == "loss" and run.validation.records else run.metric
+    # the training loss says nothing about a mixture
+    metric = run.metric if run.metric != "loss" else selection_metric("mrr10", run.validation, ready.corpus)
+    if metric == "loss":
+        run.log.say("Not mixed with the start model: validation has neither captions nor classes to choose the mix by")
+        return None
 
     def score(model: Clip) -> float:
         return selection_score(metric, measure(model, run.validation, run.classes, run.prompt), run.progress.best_score)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from clipsearch.clip import Clip, save_clip
 from clipsearch.clip.tokens import token_ids
-from clipsearch.errors import InputError
+from clipsearch.errors import CorpusError, InputError
 from clipsearch.training.augment import augment
 from clipsearch.training.averaging import Ema
 from clipsearch.training.cache import DecodedSplit
@@ -140,10 +140,18 @@ def place_pixels(run: TrainingRun) -> Tensor:
 
 
 def build_sampler(split: DecodedSplit, options: TrainOptions) -> CaptionSampler:
-    """Batches of one caption of each image; losses that know several positives get equal captions side by side."""
+    """Batches of one caption of each image; losses that know several positives get equal captions side by side.
+
+    Raises ``CorpusError`` where all images have the same caption: there is nothing to tell apart.
+    """
     captions = [record.captions for record in split.records]
     several = options.loss == "multi-positive"
-    return CaptionSampler(captions, options.batch_size, options.seed, options.epoch_size, duplicates=several)
+    sampler = CaptionSampler(captions, options.batch_size, options.seed, options.epoch_size, duplicates=several)
+    if sampler.distinct < 2:
+        raise CorpusError(
+            f"all {len(captions):,} training images have one caption, {captions[0][0]!r}: there is nothing to learn from"
+        )
+    return sampler
 
 
 def stop_reason(run: TrainingRun) -> str:

@@ -164,6 +164,10 @@ class TrainOptions:
                 f"batch size {self.batch_size} gives a caption {self.batch_size - 1} wrong images to tell from: "
                 "128 or more learn better, and --chunk fits them into any memory"
             )
+        if self.model and self.image_size != TrainOptions().image_size:
+            found.append(f"image-size {self.image_size} has no effect: {self.model} has its own input size")
+        if self.ood_loss != TrainOptions().ood_loss and not (self.model and self.interpolate and self.ood):
+            found.append("ood-loss has no effect: it bounds the mix with a start model, and needs --model and --ood")
         return found
 
     def to_json(self) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def selection_metric(wanted: str, validation: DecodedSplit, corpus: Corpus) -> s
     """The metric that selects epochs: the wanted one, or for a validation split without captions hits@1 instead of
     the default. Raises ``InputError`` when the split cannot give what was asked for."""
     captioned = any(record.captions for record in validation.records)
-    labelled = any(record.label in corpus.classes for record in validation.records)
+    # with a single class every model is right
+    labelled = len(corpus.classes) > 1 and any(record.label in corpus.classes for record in validation.records)
     if can_select(wanted, captioned, labelled):
         return wanted
     if wanted == TrainOptions().metric:
@@ -168,13 +169,17 @@ def selection_metric(wanted: str, validation: DecodedSplit, corpus: Corpus) -> s
     )
 
 
-def report_issues(issues: Sequence[Issue], folder: Path, log: RunLog) -> None:
-    """Write the ledger of images that could not be decoded."""
-    if issues:
+def report_issues(unusable: Sequence[Issue], undecoded: Sequence[Issue], folder: Path, log: RunLog) -> None:
+    """Write the ledger: entries of the corpus that could not be used, then images that could not be decoded."""
+    if unusable:
+        first = unusable[0]
+        log.say(f"{len(unusable)} entries of the corpus are left out: {first.item} ({first.reason}) ...")
+    if undecoded:
+        first = undecoded[0]
+        log.say(f"{len(undecoded)} images cannot be decoded and are left out: {first.item} ({first.reason}) ...")
+    if issues := [*unusable, *undecoded]:
         lines = [json.dumps({"item": issue.item, "reason": issue.reason}) for issue in issues]
         (folder / "left-out.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        first = issues[0]
-        log.say(f"{len(issues)} images cannot be decoded and are left out: {first.item} ({first.reason}) ...")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,9 @@ class CaptionSampler:
 
     ``captions``: the texts of each image, at least one. ``epoch_size``: images drawn per epoch, other ones each time (0
     or more than there are: all). ``duplicates``: whether a caption may stand in a batch twice, as one group; without
-    it no group repeats in a batch.
+    it no group repeats in a batch, and where there are fewer captions than places, batches are as small as that.
+
+    ``batch_size``: pairs of a batch; ``distinct``: captions that differ, counted up to that.
     """
 
     def __init__(
@@ -50,6 +52,9 @@ class CaptionSampler:
         self.captions = captions
         self.epoch_size = min(epoch_size or len(captions), len(captions))
         self.batch_size = min(batch_size, self.epoch_size)
+        self.distinct = _count_distinct(captions, self.batch_size)
+        if not duplicates:
+            self.batch_size = min(self.batch_size, self.distinct)
         self.seed = seed
         self.duplicates = duplicates
 
@@ -91,6 +96,16 @@ class CaptionSampler:
             batch.captions.append(caption)
             batch.groups.append(groups.setdefault(key, len(groups)))
         return batch, again + waiting
+
+
+def _count_distinct(captions: Sequence[Sequence[str]], most: int) -> int:
+    """How many captions differ; counting stops at ``most``."""
+    keys: set[str] = set()
+    for texts in captions:
+        keys.update(map(caption_key, texts))
+        if len(keys) >= most:
+            return most
+    return len(keys)
 
 
 def insert_tokens(
