@@ -1,8 +1,8 @@
 """A residual adapter on stored embeddings: loaded and applied in numpy, at query and at feed time.
 
 Each tower has a bottleneck ``r(v) = relu(f(v) @ down - bias) @ up``; an embedding ``v`` becomes ``(1 - alpha) v + alpha
-norm(v + r(v))``, scaled to length 1 (the residual feature adapter of CLIP-Adapter, Gao et al. 2021, on both towers, with
-the interpolation of WiSE-FT, Wortsman et al. 2022, between outputs). ``f`` is the embedding itself, or the embedding
+norm(v + r(v))``, scaled to length 1 (the residual feature adapter of CLIP-Adapter, Gao et al. 2021, with the
+interpolation of WiSE-FT, Wortsman et al. 2022, between outputs). ``f`` is the embedding itself, or the embedding
 centred and whitened, where a ``bias`` makes the bottleneck's units answer to the images of one class only. Images that
 were encoded once are adapted while they are fed, queries when they are asked; no image is opened again.
 ``clipsearch.training.adapting`` makes it.
@@ -57,7 +57,7 @@ class Tower:
 
     def residual(self, given: Vectors) -> Vectors:
         """(N, D) unit norm -> (N, D): what the bottleneck adds."""
-        read = given if self.white is None else unit((given - self.centre) @ self.white)
+        read = given if self.white is None or self.centre is None else unit((given - self.centre) @ self.white)
         units = read @ self.down if self.bias is None else read @ self.down - self.bias
         added: Vectors = np.maximum(units, 0.0) @ self.up
         return added
@@ -105,7 +105,15 @@ class Adapter:
     def apply_row(self, row: Embedded) -> Embedded:
         """One row of a shard, its embedding and model id adapted. Raises ``CheckpointError`` for another model's."""
         self.check(row.model_id, f"the embedding of {row.record.id}")
-        return replace(row, embedding=self.apply_images(row.embedding[None])[0], model_id=self.model_id)
+        patches = self.apply_images(row.patches) if row.patches is not None and len(row.patches) else row.patches
+        texts = self.apply_texts(row.texts) if row.texts is not None and len(row.texts) else row.texts
+        return replace(
+            row,
+            embedding=self.apply_images(row.embedding[None])[0],
+            patches=patches,
+            texts=texts,
+            model_id=self.model_id,
+        )
 
     def check(self, model_id: str, what: str = "the model") -> None:
         """Raise ``CheckpointError`` unless ``what``, which is ``model_id``'s, comes from the model adapted here."""

@@ -162,9 +162,14 @@ def render_package(fields: Sequence[EmbeddingField]) -> dict[str, str]:
 
     Raises ``InputError`` that names the field.
     """
+    return render(application_of(fields))
+
+
+def application_of(fields: Sequence[EmbeddingField]) -> Application:
+    """An application of one generation, whose field comes first. Raises ``InputError`` for another first field."""
     if not fields or fields[0].kind != "image" or fields[0].name != "embedding":
         raise InputError("the first field must be 'embedding' of kind image: the rank profiles search it")
-    return render(Application((Embeddings(Generation(), fields[0].dimension),), tuple(fields[1:])))
+    return Application((Embeddings(FIRST, fields[0].dimension),), tuple(fields[1:]))
 
 
 def render(application: Application) -> dict[str, str]:
@@ -222,7 +227,12 @@ def write_app(fields: Sequence[EmbeddingField], out: str | Path, *, force: bool 
     Raises ``InputError`` when the fields do not fit together, and when ``out`` holds something else than a package
     written here (``force`` overwrites it); a rank profile that no longer belongs is removed.
     """
-    rendered = render_package(fields)
+    return write_application(application_of(fields), out, force=force)
+
+
+def write_application(application: Application, out: str | Path, *, force: bool = False) -> list[Path]:
+    """``write_app`` for an application that may have several generations."""
+    rendered = render(application)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder to write the application package into")

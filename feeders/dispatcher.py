@@ -232,10 +232,10 @@ class Dispatcher:
         return None
 
     def _allowed(self, now: float) -> bool:
+        if self._breaker.failing and not self._ready[0].sent and self._risked >= self._throttle.target:
+            return False  # while nobody knows whether it is there, nothing new is put at risk
         if not self._half_open:
-            # while nobody knows whether it is there, nothing new is put at risk beyond the target
-            risked = self._breaker.failing and not self._ready[0].sent
-            return (self._risked if risked else len(self._flying)) < self._throttle.target
+            return len(self._flying) < self._throttle.target
         if now < self._next_probe:
             return False
         self._next_probe = now + random.uniform(0.3, 0.7)

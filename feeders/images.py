@@ -8,7 +8,8 @@ what waits between them is on disk. A bad image becomes a line of the shards' le
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -267,12 +268,13 @@ def feed_images(source: Source, delivery: Delivery) -> ImagesSummary:
         model = source.load(opened)
         adapter = source.load_adapter(model.model_id)
 
-        def operations() -> Iterator[Operation | Failure]:
+        def operations() -> Generator[Operation | Failure, None, None]:
             for corpus in members_of(opened):
                 folder = source.folder(corpus.name, model.model_id)
                 encoding = Encoding(corpus, model, folder, source.batch, delivery.progress)
                 encodings.append(encoding)
                 yield from puts(encoding.rows(), adapter)
 
-        summary = delivery.feed(operations(), source.work, resume=True)
+        with closing(operations()) as made:  # so that encoding ends with the feed, however that ends
+            summary = delivery.feed(made, source.work, resume=True)
     return ImagesSummary(summary, tuple(one.summary for one in encodings if one.summary is not None))

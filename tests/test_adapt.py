@@ -17,6 +17,7 @@ from clipsearch.records import Embedded, Record
 from clipsearch.shards import Manifest, write_manifest, write_shard
 from clipsearch.training.adapting import AdaptOptions, fit_adapter
 from clipsearch.training.adaptsources import read_archive, row_pairs
+from clipsearch.training.gating import _mean_likeness, fit_gate
 from clipsearch.training.pairs import caption_pairs, class_pairs, clusters, make_folds
 from feeders.shards import feed_shards
 
@@ -198,6 +199,77 @@ def test_pairs_that_cannot_be_learned_from_are_refused_with_what_to_do() -> None
             caption_pairs(*arguments)
     with pytest.raises(InputError, match="at least three"):
         class_pairs(images, owners % 2, texts[:2], np.arange(2))
+
+
+def classes(count: int = 6, each: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images (N, D) around ``count`` centres, their labels, and names (C, D), some of them badly placed."""
+    generator = np.random.default_rng(seed)
+    centres = unit(generator.normal(size=(count, DIM)))
+    labels = np.repeat(np.arange(count), each)
+    images = unit(centres[labels] + 0.08 * generator.normal(size=(len(labels), DIM)))
+    return images, labels, unit(centres + 0.22 * generator.normal(size=centres.shape))
+
+
+def test_an_image_unlike_the_classes_stays_and_texts_stay_too() -> None:
+    images, labels, names = classes()
+    tower = fit_gate(images, labels, names, 0.7, 0.5, 0.5)
+    far = unit(np.random.default_rng(1).normal(size=(50, DIM)))
+    np.testing.assert_array_equal(tower.residual(far[(far @ images.T).max(axis=1) < 0.5]), 0)
+    before, after = images @ names.T, tower(images, 1.0) @ names.T
+    rows = np.arange(len(labels))
+    assert (after[rows, labels] > before[rows, labels]).all()
+    assert fit_adapter(class_pairs(images, labels, names, np.arange(6)), "m").adapter.text.up.shape == (0, DIM)
+
+
+def test_a_class_whose_images_lead_by_the_margin_does_not_move() -> None:
+    images, labels, _ = classes()
+    tower = fit_gate(
+        images, labels, unit(np.stack([images[labels == n].mean(axis=0) for n in range(6)])), 0.7, 0.1, 0.5
+    )
+    assert not tower.up.any()
+
+
+def test_likeness_without_the_image_equals_fitting_without_it() -> None:
+    images, labels, _ = classes(4, 5)
+    means = np.stack([images[labels == number].mean(axis=0, dtype=np.float64) for number in range(4)])
+    residuals, middle = images - means[labels], means.mean(axis=0)
+    precision = np.linalg.inv(residuals.T @ residuals / 20 + 0.01 * np.eye(DIM))
+    cosines = np.zeros(20)
+    for row, label in enumerate(labels):
+        others = (labels == label) & (np.arange(20) != row)
+        mean = images[others].mean(axis=0, dtype=np.float64)
+        left = residuals.copy()
+        left[row], left[others] = 0, images[others] - mean
+        without = np.linalg.inv(left.T @ left / 20 + 0.01 * np.eye(DIM))
+        one, other = images[row] - middle, mean - middle
+        cosines[row] = one @ without @ other / ((one @ without @ one) * (other @ without @ other)) ** 0.5
+    found = _mean_likeness(residuals, labels, means - middle, precision)
+    np.testing.assert_allclose(found, cosines.reshape(4, 5).mean(axis=1), atol=1e-6)
+
+
+def test_classes_of_one_image_and_names_that_are_alike_change_nothing() -> None:
+    images, labels, names = classes()
+    single = np.unique(labels, return_index=True)[1]
+    assert fit_gate(images[single], labels[single], names, 0.7, 0.1, 0.5).up.size == 0
+    assert fit_gate(images, labels, np.repeat(names[:1], 6, axis=0), 0.7, 0.1, 0.5).up.size == 0
+    some = np.concatenate([np.flatnonzero(labels < 3), single[3:]])
+    tower = fit_gate(images[some], labels[some], names, 0.7, 0.5, 0.5)
+    assert tower.up.shape == (3, DIM)
+    twins = fit_gate(images, labels, np.concatenate([names[:5], names[4:5]]), 0.7, 0.5, 0.5)
+    assert np.isfinite(twins(images, 1.0)).all()
+
+
+def test_a_gated_adapter_comes_back_as_it_was_and_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    images, labels, names = classes()
+    made = fit_adapter(class_pairs(images, labels, names, np.arange(6)), "m").adapter
+    made = replace(made, alpha=0.5)
+    again = load_adapter(save_adapter(tmp_path / "a", made))
+    assert again.model_id == made.model_id
+    np.testing.assert_array_equal(again.apply_images(images), made.apply_images(images))
+    for wrong in ({"centre": None}, {"bias": np.zeros(5, np.float32)}, {"white": np.full((DIM, DIM), np.inf)}):
+        save_adapter(tmp_path / "a", replace(made, image=replace(made.image, **wrong)))
+        with pytest.raises(CheckpointError, match="do not fit"):
+            load_adapter(tmp_path / "a")
 
 
 def test_rows_of_two_models_are_refused_and_images_without_captions_name_the_way_out() -> None:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from clipsearch.appwriter import EmbeddingField, parse_field, render_package, write_app
+from clipsearch.appwriter import (
+    FIRST,
+    EmbeddingField,
+    application_of,
+    parse_field,
+    render,
+    render_package,
+    write_app,
+)
 from clipsearch.commands.app import command
 from clipsearch.engine.package import load_package, read_folder
 from clipsearch.errors import InputError
+from clipsearch.generations.package import changed_files, read_application
+from clipsearch.records import Generation
 
 VESPA_APP = Path(__file__).parent.parent / "vespa_app"
 IMAGE = EmbeddingField("embedding", 512)
@@ -121,3 +132,79 @@ def test_the_command_says_what_it_wrote_as_json(tmp_path: Path) -> None:
     answer = json.loads(CliRunner().invoke(command, arguments).output)
     assert str(tmp_path / "app" / "schemas" / "image" / "vector_b.profile") in answer["files"]
     assert len(answer["files"]) == 9
+
+
+def test_a_further_generation_has_its_own_field_profiles_and_query_tensor_and_the_first_stays(tmp_path: Path) -> None:
+    arguments = ["--dim", "512", "--generation", "256:new <&> model", "--out", str(tmp_path)]
+    assert CliRunner().invoke(command, arguments).exit_code == 0
+    package = load_package(read_folder(tmp_path))
+    schema = package.schemas["image"]
+    assert str(schema.fields["embedding_g2"].type) == "tensor<bfloat16>(x[256])"
+    assert schema.fields["model_id_g2"].attribute
+    assert set(schema.rank_profiles) == {
+        "default", "lexical", "vector", "hybrid", "hybrid_linear", "unranked",
+        "default_g2", "vector_g2", "hybrid_g2", "hybrid_linear_g2",
+    }  # fmt: skip
+    assert str(schema.rank_profiles["hybrid_linear_g2"].inputs["q_g2"].type) == "tensor<float>(x[256])"
+    assert "closeness(field, embedding_g2)" in schema.rank_profiles["vector_g2"].functions["semantic"].expression
+    values = package.query_profiles["default"]
+    assert values["ranking.profile"] == "default"
+    assert values["generations.g2"] == "new <&> model"
+    assert values["model.language"] == "en"
+    first = read_folder(VESPA_APP)
+    for profile in ("vector", "hybrid", "hybrid_linear"):
+        path = f"schemas/image/{profile}.profile"
+        assert read_folder(tmp_path)[path] == first[path]
+
+
+def test_what_was_rendered_is_read_back_from_the_files() -> None:
+    application = application_of([IMAGE, EmbeddingField("b", 512, "bits"), EmbeddingField("p", 64, "patches")])
+    for changed in (application, application.adding(256, "m"), application.adding(8, "m").with_model(FIRST, "a")):
+        files = {path: text.encode() for path, text in render(changed).items()}
+        assert read_application(files) == changed
+    files["schemas/image.sd"] += b"# by hand"
+    with pytest.raises(InputError, match="not as 'clipsearch app' writes it"):
+        read_application(files)
+
+
+def test_a_dropped_generation_leaves_no_file_and_no_number_behind() -> None:
+    two = replace(application_of([IMAGE]).adding(256, "new"), active=Generation(2))
+    one = two.dropping(FIRST)
+    assert [path for path in render(one) if "_g2.profile" in path] == [
+        f"schemas/image/{name}_g2.profile" for name in ("vector", "hybrid", "hybrid_linear")
+    ]
+    assert "q_g2" in render(one)["schemas/image.sd"]
+    assert "field embedding type" not in render(one)["schemas/image.sd"]
+    assert load_package({path: text.encode() for path, text in render(one).items()})
+    assert one.adding(8, "third").generations[-1].generation == Generation(3)
+    with pytest.raises(InputError, match="g2 is active"):
+        two.dropping(Generation(2))
+    with pytest.raises(InputError, match="no generation g9"):
+        two.dropping(Generation(9))
+    with_bits = replace(two, extra=(EmbeddingField("b", 512, "bits"),))
+    with pytest.raises(InputError, match="b is made of embedding"):
+        with_bits.dropping(FIRST)
+
+
+def test_what_people_changed_by_hand_stays_when_a_generation_is_added() -> None:
+    old = application_of([IMAGE])
+    files = {path: text.encode() for path, text in render(old).items()}
+    files["services.xml"] += b"<!-- ours -->"
+    files["schemas/image/hybrid.profile"] += b"# ours"
+    files["search/query-profiles/default.xml"] = files["search/query-profiles/default.xml"].replace(b">5s<", b">9s<")
+    new = replace(old.adding(256, "new"), active=Generation(2))
+    changed = changed_files(files, old, new)
+    assert changed["services.xml"] == files["services.xml"]
+    assert changed["schemas/image/hybrid.profile"] == files["schemas/image/hybrid.profile"]
+    package = load_package(changed)
+    assert package.query_profiles["default"]["timeout"] == "9s"
+    assert package.query_profiles["default"]["ranking.profile"] == "default_g2"
+    again = changed_files(changed, new, replace(new, active=FIRST))
+    assert load_package(again).query_profiles["default"]["ranking.profile"] == "default"
+    assert again["search/query-profiles/default.xml"].count(b"generations.last") == 1
+
+
+@pytest.mark.parametrize("name", ["g2", "embedding_g2", "model_id_g3"])
+def test_a_further_field_cannot_take_the_name_of_a_generation(name: str) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        render_package([IMAGE, EmbeddingField(name, 512)])

@@ -94,11 +94,14 @@ def test_corpora_of_one_name_outside_are_both_in_the_table(room: Path) -> None:
 
 
 def test_a_split_that_is_not_there_is_named_before_anything_is_measured(room: Path) -> None:
-    done = run(room, "blocks", "--model", "tuned", "--ood", "outside", "--ood-split", "validation")
+    (room / "unsplit").mkdir()
+    draw("red", "left", 1).save(room / "unsplit" / "a.png")
+    row = {"file": "a.png", "captions": ["a red block"], "split": "train"}
+    (room / "unsplit" / "captions.jsonl").write_text(json.dumps(row) + "\n")
+    done = run(room, "blocks", "--model", "tuned", "--ood", str(room / "unsplit"))
     assert done.exit_code == 1
     said = str(done.output) + str(done.exception)
-    assert "has no validation split" in said
-    assert "train: 24" in said
+    assert "has no test split: choose another --ood-split (images, train: 1), or all" in said
     assert "zero-shot" not in said
 
 

@@ -6,16 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from feed_support import DIM, PixelModel, engine_of, fed, feed, index, picture, pixels, rewrite, write_corpus
 
-from clipsearch.errors import InputError, ShardError
+from clipsearch.corpora.sample import write_sample
+from clipsearch.encoding import encode
+from clipsearch.errors import InputError, ServiceError, ShardError
 from clipsearch.shards import shard_files
+from feeders.images import Delivery, Source, feed_images
 
 __all__ = ["pixels"]  # a fixture
 
@@ -40,13 +45,15 @@ def lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def test_images_are_encoded_and_fed_in_one_pass(pixels: type[PixelModel], at: list[Any], tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "one")
-    summary = fed("images", corpus, *at)
-    assert (summary["fed"], summary["failed"], summary["failed_images"]) == (12, 0, 0)
-    stored = index(at[1], "one")
-    assert len(stored) == 12
-    assert stored["3.png"]["model_id"] == "pixels-1"
-    assert fed("verify", tmp_path / "work" / "one" / "pixels-1", "--url", at[1])["clean"]
+    sample = write_sample(tmp_path / "sample", images=24, size=32, processes=1, progress=False)
+    summary = fed("images", sample.folder, *at)
+    assert (summary["fed"], summary["failed"], summary["failed_images"]) == (24, 0, 0)
+    stored = index(at[1], "sample")
+    assert len(stored) == 24
+    assert {fields["model_id"] for fields in stored.values()} == {"pixels-1"}
+    assert len({fields["label"] for fields in stored.values()}) == sample.classes
+    assert fed("verify", tmp_path / "work" / "sample" / "pixels-1", "--url", at[1])["clean"]
+    assert fed("sync", sample.folder, *at)["plans"][0]["unchanged"] == 24
 
 
 def test_a_second_run_encodes_only_what_is_new(pixels: type[PixelModel], at: list[Any], tmp_path: Path) -> None:
@@ -353,3 +360,28 @@ def test_a_killed_run_is_resumed_with_at_most_one_batch_encoded_twice(
     assert count <= log.stat().st_size + pixels.embedded <= count + kills * batch
     assert len(index(url, "killed")) == count
     assert fed("verify", tmp_path / "work" / "killed" / "pixels-1", "--url", url)["equal"] == count
+
+
+def test_encoding_ends_with_the_feed_when_the_endpoint_goes_away(
+    pixels: type[PixelModel], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_corpus(tmp_path / "away", 160)
+    embed = PixelModel.embed_pixels
+
+    def slowly(model: PixelModel, batch: Any) -> Any:
+        time.sleep(0.03)
+        return embed(model, batch)
+
+    monkeypatch.setattr(PixelModel, "embed_pixels", slowly)
+
+    def failing(operations: Any, *args: Any, **options: Any) -> Any:
+        for _ in operations:
+            raise ServiceError("it is gone")
+
+    source = Source([str(corpus)], "pixels-1", tmp_path / "work", batch=8)
+    monkeypatch.setattr("feeders.images.feed", failing)
+    monkeypatch.setattr("feeders.images.encode", partial(encode, rows=4))
+    with pytest.raises(ServiceError, match="gone"):
+        feed_images(source, Delivery(url, progress=False))
+    assert not [thread for thread in threading.enumerate() if thread.name == "encode"]
+    assert 64 <= pixels.embedded < 160

@@ -149,7 +149,7 @@ def test_an_endpoint_that_goes_away_for_good_is_reported(tmp_path: Path, monkeyp
 
     with serve_fake() as fake:
         fake.answer = gone(fake)
-        summary = feed_shards(folder, fake.url, workers=2, patience=0.2, progress=False)
+        summary = feed_shards(folder, fake.url, workers=2, patience=1.0, progress=False)
     assert summary.fed == 10
     assert summary.not_sent == 60 - 10 - summary.failed > 0
     assert "run the same command again" in str(summary)

@@ -1,4 +1,4 @@
-"""Corpora at the edge of what can be trained on: few distinct captions, nothing to select by, options without effect."""
+"""Corpora at the edge of what can be trained on: few captions, nothing to select by, options without effect."""
 
 from __future__ import annotations
 

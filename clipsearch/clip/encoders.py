@@ -70,7 +70,9 @@ class TorchEncoder(Encoder):
         self._dtype = _TYPES[precision]
         self._rows = rows
         self._compiled = compiled
-        clip.model.to(self._dtype)
+        self._own = clip.model.config.model_type == "clip"  # other towers need not bear foreign weights: autocast
+        if self._own:
+            clip.model.to(self._dtype)
         self._features: Callable[[Tensor], Tensor] = (
             torch.compile(clip.image_features) if compiled else clip.image_features
         )
@@ -96,9 +98,11 @@ class TorchEncoder(Encoder):
         if self._compiled and count < self._rows:
             pixels = np.concatenate([pixels, np.repeat(pixels[-1:], self._rows - count, axis=0)])
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.clip.device)
-        values = self.clip.normalise(batch.permute(0, 3, 1, 2)).to(self._dtype)
-        found: Embeddings = self._features(values)[:count].float().cpu().numpy()
-        return found
+        values = self.clip.normalise(batch.permute(0, 3, 1, 2))
+        if self._own:
+            return self._features(values.to(self._dtype))[:count].float().cpu().numpy()
+        with torch.autocast(self.clip.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            return self._features(values)[:count].float().cpu().numpy()
 
 
 class OnnxEncoder(Encoder):
@@ -147,7 +151,7 @@ def load_encoder(
         raise InputError(f"--backend {backend} runs on the CPU: leave out --device {device}")
     clip = load_clip(checkpoint, "cpu" if backend != "torch" else device)
     if backend == "torch":
-        wanted = _native(clip.device) if precision == "auto" else precision
+        wanted = _native(clip) if precision == "auto" else precision
         if wanted == "fp32" and not compiled:
             return Encoder(clip)
     pixels = _sample(clip, sample)
@@ -175,12 +179,13 @@ def _torch_encoder(clip: Clip, precision: str, compiled: bool, pixels: Pixels) -
     return encoder
 
 
-def _native(device: torch.device) -> str:
-    """bf16 where the device has instructions for it."""
-    if device.type == "cuda":
+def _native(clip: Clip) -> str:
+    """bf16 where the device has instructions for it; on a CPU it pays for towers of matrix products only."""
+    if clip.device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    useful = clip.device.type == "cpu" and clip.model.config.model_type == "clip"
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace") if device.type == "cpu" else ""
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace") if useful else ""
     except OSError:
         return "fp32"
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"

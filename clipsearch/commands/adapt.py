@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which of its images.")
 @click.option("--loss", type=click.FloatRange(0), default=1.0, show_default=True, help="Points others may lose.")
 @click.option("--alpha", type=click.FloatRange(0, 1), help="Share of the adapted embedding. [chosen]")
-@click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="At most.")
-@click.option("--rank", type=click.IntRange(1), default=64, show_default=True, help="Width of the bottleneck.")
+@click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="Captions: at most.")
+@click.option(
+    "--rank", type=click.IntRange(1), default=64, show_default=True, help="Captions: width of the bottleneck."
+)
 @click.option("--seed", default=0, show_default=True, help="Same seed, same adapter.")
 @click.option("--device", default="auto", show_default=True, help="For the captions: auto, cpu or cuda.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -37,9 +39,10 @@ def command(
     """Train a small adapter on stored embeddings; images need not be encoded again.
 
     SOURCE is a folder that "clipsearch encode" wrote (its captions go through the model once), or an .npz archive with
-    image, text, and label or owner. How long it trains, and how much of it is applied, is chosen on classes (without
-    labels: clusters) that are left out in turn, so that what was not trained on is kept. Give the file with --adapter
-    to feed, search, ui and evaluate.
+    image, text, and label or owner. Classes are adapted to in closed form: images like those of a class move towards
+    its name, others stay. With captions a bottleneck on both towers is trained. How much of it is applied (and how long
+    it trains) is chosen on classes (without labels: clusters) that are left out in turn, so that what was not trained
+    on is kept. Give the file with --adapter to feed, search, ui and evaluate.
 
     \b
     Example:
@@ -117,8 +120,9 @@ def _as_json(result: Adapted, out: Path, pairs: Pairs) -> dict[str, Any]:
 def _table(result: Adapted, out: Path, pairs: Pairs) -> str:
     choice = result.choice
     kind = "classes" if pairs.classes else "groups"
+    after = "" if pairs.classes else f" after {choice.step} steps"
     lines = [
-        f"{out}: {result.adapter.model_id}, alpha {choice.alpha:g} after {choice.step} steps, on {len(pairs.images):,} "
+        f"{out}: {result.adapter.model_id}, alpha {choice.alpha:g}{after}, on {len(pairs.images):,} "
         f"images and {len(pairs.texts):,} texts in {result.seconds:.1f} s",
         f"{_measure(pairs)} on held-out images, by leaving {kind} out in turn:",
         f"  {kind} trained on   {choice.seen_before:.4f} -> {choice.seen:.4f} ({choice.gain:+.1f} points)",

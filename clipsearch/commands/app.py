@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from clipsearch.errors import InputError
+
 
 @click.command(short_help="Write the application package for another embedding size.")
 @click.option("--dim", type=int, default=512, show_default=True, help="Size of the model's embeddings.")
@@ -18,9 +20,18 @@ import click
     metavar="NAME:DIM:KIND",
     help="A further embedding field; kinds: image, patches, bits. May be repeated.",
 )
+@click.option(
+    "--generation",
+    "generations",
+    multiple=True,
+    metavar="DIM[:MODEL]",
+    help="A further generation of the image embedding, as 'reembed' adds one. May be repeated.",
+)
 @click.option("--force", is_flag=True, help="Write into a folder that holds other files.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(dim: int, out: Path, extra: tuple[str, ...], force: bool, as_json: bool) -> None:
+def command(
+    dim: int, out: Path, extra: tuple[str, ...], generations: tuple[str, ...], force: bool, as_json: bool
+) -> None:
     """Write the Vespa application package for embeddings of another size, or with further embedding fields.
 
     \b
@@ -28,10 +39,16 @@ def command(dim: int, out: Path, extra: tuple[str, ...], force: bool, as_json: b
       clipsearch app --dim 256 --out my_app
       clipsearch app --dim 512 --field embedding_bits:512:bits --out my_app
     """
-    from clipsearch.appwriter import EmbeddingField, parse_field, write_app
+    from clipsearch.appwriter import EmbeddingField, application_of, parse_field, write_application
 
-    fields = [EmbeddingField("embedding", dim), *(parse_field(text) for text in extra)]
-    paths = write_app(fields, out, force=force)
+    application = application_of([EmbeddingField("embedding", dim), *(parse_field(text) for text in extra)])
+    for text in generations:
+        size, _, model_id = text.partition(":")
+        if not size.isdecimal():
+            raise InputError(f"'{text}' is no generation: expected DIM or DIM:MODEL, e.g. 768:vit-l-14")
+        application = application.adding(int(size), model_id)
+    fields = application.fields
+    paths = write_application(application, out, force=force)
     if as_json:
         click.echo(json.dumps({"out": str(out), "files": [str(path) for path in paths]}))
     else:

@@ -140,9 +140,9 @@ class SearchClient:
             found = self._cached(("model", model_id), lambda: self._find(model_id), fresh=0.0)
         if found is None:
             raise CheckpointError(
-                f"the index at {self.url} holds embeddings of {self._models()}, and none of the model {model_id}: use that "
-                "model, with the adapter that its images were fed with (--model, --adapter), or give the index this "
-                "one's embeddings with 'clipsearch reembed'"
+                f"the index at {self.url} holds embeddings of {self._models()}, and none of the model {model_id}: use "
+                "that model, with the adapter that its images were fed with (--model, --adapter), or give the index "
+                "this one's embeddings with 'clipsearch reembed'"
             )
         return found
 

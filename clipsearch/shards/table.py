@@ -21,7 +21,6 @@ from clipsearch.records import Embedded, Record
 from clipsearch.shards.files import replace_file
 
 _READ = 256
-_VECTORS = ("embedding", "patches", "patch_boxes", "caption_embeddings")
 
 
 def to_table(rows: Sequence[Embedded], dim: int, name: str) -> Any:
@@ -102,11 +101,16 @@ def rows_of(batch: Any, dim: int) -> Iterable[Embedded]:
     patches = _arrays(batch, "patches", dim)
     boxes = _arrays(batch, "patch_boxes", 4)
     texts = _arrays(batch, "caption_embeddings", dim)
-    names = [name for name in batch.schema.names if name not in _VECTORS]
-    for number, (row, vector) in enumerate(zip(batch.select(names).to_pylist(), vectors, strict=True)):
-        record = Record(row["corpus"], row["key"], row["uri"], tuple(row["captions"]), row["split"], row["label"])
+
+    def columns(*names: str) -> Iterator[tuple[Any, ...]]:  # rows as dictionaries would cost twice as much
+        return zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
+    records = columns("corpus", "key", "uri", "captions", "split", "label")
+    others = columns("thumbnail", "width", "height", "content_hash", "model_id")
+    for number, (record, other, vector) in enumerate(zip(records, others, vectors, strict=True)):
+        corpus, key, uri, captions, split, label = record
         yield Embedded(
-            record, vector, row["thumbnail"], row["width"], row["height"], row["content_hash"], row["model_id"],
+            Record(corpus, key, uri, tuple(captions), split, label), vector, *other,
             patches[number] if patches else None, boxes[number] if boxes else None, texts[number] if texts else None,
         )  # fmt: skip
 

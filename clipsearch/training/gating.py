@@ -29,7 +29,7 @@ def fit_gate(
     """The image tower for ``images`` (N, D) of the classes ``labels`` (N,), rows of ``names`` (C, D); all unit norm.
 
     ``threshold`` in [0, 1): likeness to a class, in units of its own images' mean likeness, below which an image does
-    not move; ``margin``: by how much cosine an average image of a class shall be nearer to its own name than to another;
+    not move; ``margin``: the lead in cosine that a class's own name shall have over others, for its typical images;
     ``shrinkage``: what is added to the covariance's diagonal, in units of its mean. Classes with fewer than two images
     are not adapted to; with fewer than two classes left, or names that are all alike, the tower is empty.
     """
@@ -71,7 +71,8 @@ def _directions(names: Vectors) -> Vectors | None:
     usual = float(np.median(nearer))
     if usual < 1e-6:
         return None
-    steps: Vectors = directions / np.maximum(nearer, usual / 4)[:, None]  # two names of one thing: no leap
+    at_least = np.maximum(nearer, usual / 4)[:, None].astype(np.float32)  # two names of one thing: no leap
+    steps: Vectors = directions / at_least
     return steps
 
 

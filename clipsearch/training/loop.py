@@ -149,7 +149,7 @@ def build_sampler(split: DecodedSplit, options: TrainOptions) -> CaptionSampler:
     sampler = CaptionSampler(captions, options.batch_size, options.seed, options.epoch_size, duplicates=several)
     if sampler.distinct < 2:
         raise CorpusError(
-            f"all {len(captions):,} training images have one caption, {captions[0][0]!r}: there is nothing to learn from"
+            f"all {len(captions):,} training images have one caption, {captions[0][0]!r}: nothing tells them apart"
         )
     return sampler
 
