@@ -151,7 +151,7 @@ def _to_rgb(image: Image.Image, data: bytes, bands: Sequence[int]) -> RGB:
     if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if bands:
-        samples = np.asarray(image)
+        samples = np.asarray(image.convert("RGB") if image.mode in {"P", "1"} else image)
         return pick_bands(samples if samples.ndim == 3 else samples[:, :, None], bands)
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):
         return grey_to_rgb(to_eight_bits(np.asarray(image)))
