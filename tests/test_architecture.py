@@ -39,8 +39,16 @@ LAW: dict[str, set[str]] = {
     "encoding": {"clip", "corpora", "images", "lookahead", "shards"},
     "search": set(),
     "evaluation": {
-        "adapter", "captions", "clip", "corpora", "images", "lookahead", "metrics", "prompts", "transduction",
-    },  # fmt: skip
+        "adapter",
+        "captions",
+        "clip",
+        "corpora",
+        "images",
+        "lookahead",
+        "metrics",
+        "prompts",
+        "transduction",
+    },
     "feeders": {"adapter", "captions", "clip", "corpora", "encoding", "images", "lookahead", "search", "shards"},
     "generations": {"adapter", "appwriter", "corpora", "encoding", "feeders", "metrics", "search", "shards"},
     "web": {"corpora", "images", "search", "serving"},

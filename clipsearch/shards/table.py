@@ -109,8 +109,10 @@ def rows_of(batch: Any, dim: int) -> Iterable[Embedded]:
     others = columns("thumbnail", "width", "height", "content_hash", "model_id")
     for number, (record, other, vector) in enumerate(zip(records, others, vectors, strict=True)):
         corpus, key, uri, captions, split, label = record
+        thumbnail, width, height, content_hash, model_id = other
         yield Embedded(
-            Record(corpus, key, uri, tuple(captions), split, label), vector, *other,
+            Record(corpus, key, uri, tuple(captions), split, label), vector,
+            thumbnail, width, height, content_hash, model_id,
             patches[number] if patches else None, boxes[number] if boxes else None, texts[number] if texts else None,
         )  # fmt: skip
 

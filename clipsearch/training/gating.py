@@ -40,8 +40,8 @@ def fit_gate(
     if pushes is None:
         return Tower.empty(images.shape[1])
     images = images[rows]
-    means = np.stack([images[owners == number].mean(axis=0, dtype=np.float64) for number in range(len(kept))])
-    centre = means.mean(axis=0)
+    means: Floats = np.stack([images[owners == number].mean(axis=0, dtype=np.float64) for number in range(len(kept))])
+    centre: Floats = means.mean(axis=0)
     precision = _precision(images - means[owners], shrinkage)
     likeness = _mean_likeness(images - means[owners], owners, means - centre, precision)
     white = np.linalg.cholesky(precision)
@@ -81,7 +81,7 @@ def _precision(residuals: Floats, shrinkage: float) -> Floats:
     covariance = residuals.T @ residuals / len(residuals)
     size = len(covariance)
     mean = max(float(np.trace(covariance)) / size, 1e-12)
-    inverse: Floats = np.linalg.inv(covariance + shrinkage * mean * np.eye(size))
+    inverse: Floats = np.asarray(np.linalg.inv(covariance + shrinkage * mean * np.eye(size)), np.float64)
     return inverse
 
 
