@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -210,3 +214,25 @@ def test_the_encoder_remembers_recent_texts_only() -> None:
     encoder.text("bb")
     assert model.calls == 4
     assert encoder.image(np.zeros((7, 5, 3), np.uint8)).tolist() == [0.0, 7.0]
+
+
+def test_a_connection_that_the_server_closed_while_idle_is_no_error() -> None:
+    """httpr does not notice that a pooled connection is closed until it sends: each second request failed."""
+    reply = b'{"root": {"fields": {"totalCount": 7}}}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(reply)
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:  # answers once, promises to keep the connection, and closes it
+                    connection.recv(65536)
+                    connection.sendall(head + reply)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        with SearchClient(f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+            for _ in range(4):
+                assert client.search(lexical("river")).total == 7
+                time.sleep(0.05)
+        listening.shutdown(socket.SHUT_RDWR)

@@ -168,8 +168,17 @@ class Endpoint:
         return "*"
 
     def _answer(self, send: Callable[[], Any]) -> Any:
+        """Send, and once more where the pooled connection was closed while it was idle: httpr notices only then.
+
+        All that is sent here may be repeated.
+        """
         try:
-            return send()
+            try:
+                return send()
+            except httpr.TimeoutException:
+                raise
+            except httpr.RequestError:
+                return send()
         except httpr.RequestError as error:
             raise UnreachableError(
                 f"nobody answers at {self.url} ({_short(error)}): start it with "
