@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from clipsearch.adapter import Adapter, unit
@@ -67,15 +68,26 @@ class Draw:
 FRESH = 2000  # the draws 1000 to 1059 chose the defaults; those from 2000 on were seen once, to confirm them
 
 
+@pytest.mark.soak
 def test_seen_classes_gain_ten_points_and_unseen_ones_lose_at_most_one(
     shared: Path, rounds: Callable[[int, int], int]
 ) -> None:
+    folder = shared / "data" / "embeddings"
+    for seeds in (range(5), range(FRESH, FRESH + rounds(0, 40))):
+        if seeds:
+            seen, unseen = changes(folder, seeds)
+            assert seen >= 10
+            assert unseen >= -1
+
+
+def changes(folder: Path, seeds: range) -> tuple[float, float]:
+    """By how many points the adapter changes hits@1 among all 19 classes: seen classes, unseen ones; prints more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     before, after, seconds = [], [], []
     try:
-        for seed in [*range(5), *range(FRESH, FRESH + rounds(0, 40))]:
-            draw = Draw(shared / "data" / "embeddings", seed)
+        for seed in seeds:
+            draw = Draw(folder, seed)
             adapter, took = draw.adapter(seed)
             before.append(draw.accuracy(None))
             after.append(draw.accuracy(adapter))
@@ -86,6 +98,5 @@ def test_seen_classes_gain_ten_points_and_unseen_ones_lose_at_most_one(
     for name, index in (("seen among 19", 0), ("unseen among 19", 1), ("seen among 12", 2), ("unseen among 7", 3)):
         old, new = np.mean(before, axis=0)[index], np.mean(after, axis=0)[index]
         print(f"{name}: {old:.4f} -> {new:.4f} ({change[:, index].mean():+.2f}, sd {change[:, index].std():.2f})")
-    print(f"{len(seconds)} seeds, {np.mean(seconds):.2f} s of CPU each, {max(seconds):.2f} s at most")
-    assert change[:, 0].mean() >= 10
-    assert change[:, 1].mean() >= -1
+    print(f"{len(seconds)} draws, {np.mean(seconds):.2f} s of CPU each, {max(seconds):.2f} s at most")
+    return float(change[:, 0].mean()), float(change[:, 1].mean())
