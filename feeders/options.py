@@ -85,7 +85,12 @@ def _with(options: tuple[Callable[[Any], Any], ...], command: Callable[..., Any]
 
 
 def report(summary: Any, as_json: bool, *, err: bool = False) -> None:
-    """Print a summary for people or for machines (``err``: on stderr), and exit with 1 when it is not complete."""
+    """Print a summary for people or for machines (``err``: on stderr), and exit with 1 when it is not complete.
+
+    After Ctrl-C ``KeyboardInterrupt`` is raised once the summary is printed: the exit code is 130, as everywhere.
+    """
     click.echo(json.dumps(summary.as_json()) if as_json else str(summary), err=err)
+    if getattr(summary, "interrupted", False):
+        raise KeyboardInterrupt
     if not summary.complete:
         raise SystemExit(1)

@@ -20,7 +20,9 @@ from clipsearch.corpora.sample import write_sample
 from clipsearch.encoding import encode
 from clipsearch.errors import InputError, ServiceError, ShardError
 from clipsearch.shards import shard_files
+from feeders.feeding import FeedSummary
 from feeders.images import Delivery, Source, feed_images
+from feeders.options import report
 
 __all__ = ["pixels"]  # a fixture
 
@@ -385,3 +387,11 @@ def test_encoding_ends_with_the_feed_when_the_endpoint_goes_away(
         feed_images(source, Delivery(url, progress=False))
     assert not [thread for thread in threading.enumerate() if thread.name == "encode"]
     assert 64 <= pixels.embedded < 160
+
+
+def test_a_feed_that_ctrl_c_ended_says_what_is_left_and_interrupts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        report(FeedSummary(fed=3, failed=0, not_sent=9, seconds=1.0, interrupted=True), as_json=False)
+    assert "9 not sent, because Ctrl-C came" in capsys.readouterr().out
