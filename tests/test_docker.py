@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,36 @@ def test_docker_compose_itself_reads_the_file_where_the_client_has_it(path: Path
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+CLUSTER = ROOT / "docker" / "cluster"
+
+
+def test_the_cluster_names_the_same_nodes_in_compose_hosts_and_services() -> None:
+    hosts = {host.findtext("alias"): host.get("name") for host in ET.parse(CLUSTER / "hosts.xml").iter("host")}
+    used = {node.get("hostalias") for node in ET.parse(CLUSTER / "services.xml").iter() if node.get("hostalias")}
+    assert used == set(hosts)
+    nodes = {name: node for name, node in services(ROOT / "docker" / "cluster.yaml").items() if name != "deploy"}
+    assert {node["hostname"] for node in nodes.values()} == set(hosts.values())
+    assert all(node["networks"]["default"]["aliases"] == [node["hostname"]] for node in nodes.values())
+    configured = {",".join(str(hosts[name]) for name in sorted(hosts) if str(name).startswith("config"))}
+    assert {node["environment"]["VESPA_CONFIGSERVERS"] for node in nodes.values()} == configured
+
+
+def test_the_cluster_keeps_what_documents_and_clients_depend_on() -> None:
+    one, many = ET.parse(ROOT / "vespa_app" / "services.xml"), ET.parse(CLUSTER / "services.xml")
+    for path in ("./content", "./container"):
+        assert [node.get("id") for node in many.findall(path)] == [node.get("id") for node in one.findall(path)]
+    stemming = "./container/config[@name='ai.vespa.opennlp.open-nlp']/snowballStemmingForEnglish"
+    assert many.findtext(stemming) == one.findtext(stemming) == "true"
+    keys = [node.get("distribution-key") for node in many.findall("./content/nodes/node")]
+    copies = int(many.findtext("./content/min-redundancy") or 0)
+    assert 1 < copies < len(keys) == len(set(keys))
+
+
+def test_the_deploy_puts_the_clusters_files_over_those_for_one_node() -> None:
+    volumes = services(ROOT / "docker" / "cluster.yaml")["deploy"]["volumes"]
+    over = dict(volume.removesuffix(":ro").split(":") for volume in volumes)
+    for name in ("services.xml", "hosts.xml"):
+        assert over[f"./cluster/{name}"] == f"/vespa_app/{name}"
+        assert (ROOT / "vespa_app" / name).is_file(), "what a file is mounted over has to exist"
