@@ -125,6 +125,7 @@ def _http(found: Mapping[str, Any]) -> str:
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """``title``, then the columns side by side; a row that is shorter than ``head`` is shown but sets no width."""
     full = [row for row in rows if len(row) == len(head)]
     widths = [max(len(row[column]) for row in (head, *full)) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in (head, *rows)]

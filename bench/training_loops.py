@@ -91,10 +91,12 @@ class Ours:
         self.optimiser = adamw(clip.model)
 
     def data(self, rows: Sequence[int]) -> Any:
+        """Normalised images (N, 3, S, S) and token ids."""
         images = self.clip.normalise(self.pixels[list(rows)])
         return images, token_ids(self.clip.tokenizer, [self.captions[row] for row in rows], self.clip.text_length)
 
     def step(self, inputs: Any) -> float:
+        """One step of the training loop; returns the loss."""
         images, ids = inputs
         loss = self.stepper.backward(images, ids, range(len(ids)))
         finish(self.clip.model, self.optimiser, self.clip.model.logit_scale)
@@ -112,6 +114,7 @@ class Plain:
         self.optimiser = adamw(clip.model)
 
     def data(self, rows: Sequence[int]) -> Any:
+        """What ``CLIPProcessor`` gives for these pairs."""
         return self.processor(
             text=[self.pairs.captions[row] for row in rows],
             images=[self.images[row] for row in rows],
@@ -122,6 +125,7 @@ class Plain:
         ).to(self.clip.device)
 
     def step(self, inputs: Any) -> float:
+        """Forward, backward and update, with the model's own loss; returns it."""
         self.optimiser.zero_grad()
         loss = self.clip.model(**inputs, return_loss=True).loss
         loss.backward()
@@ -144,10 +148,12 @@ class OpenClip:
         self.optimiser = adamw(self.model)
 
     def data(self, rows: Sequence[int]) -> Any:
+        """Normalised images and open_clip's token ids."""
         images = self.clip.normalise(self.pixels[list(rows)])
         return images, self.tokenizer([self.captions[row] for row in rows]).to(self.clip.device)
 
     def step(self, inputs: Any) -> float:
+        """One step in bf16 autocast; returns the loss."""
         self.optimiser.zero_grad()
         with torch.autocast(self.clip.device.type, torch.bfloat16):
             images, texts, scale = self.model(*inputs)[:3]

@@ -3,7 +3,8 @@
 A package is rendered from the templates in ``clipsearch.application`` and an ``Application``: the generations of the
 image embedding, each with its profiles ``vector``, ``hybrid`` and ``hybrid_linear`` and its query tensor (``q``,
 ``vector_g2`` and ``q_g2``...), and further fields, each with a profile ``vector_<field>`` and a query tensor
-``q_<field>``. Which model each generation is of, and which is active, stands in the query profile.
+``q_<field>``. Every package has one of these, ``patches``: the embeddings of parts of the image. Which model each
+generation is of, and which is active, stands in the query profile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from clipsearch.errors import InputError
 from clipsearch.records import Generation
 
 FIRST = Generation()
-FIRST = Generation()
+PATCHES = "patches"
 KINDS = ("image", "patches", "bits")
 MAX_DIMENSION = 65_536
 
@@ -40,7 +41,10 @@ _END = "  <!-- End of the generations. -->\n"
 _LAST = "</query-profile>"
 _TAKEN = frozenset(
     ["language", "captions", "label", "split", "corpus", "image_uri", "width", "height", "content_hash", "model_id"]
-) | {"thumbnail", "documentid", "sddocname", "default", "embedding"}
+) | {
+    "thumbnail", "documentid", "sddocname", "default", "embedding", "patches_model", "latitude", "longitude"
+}  # fmt: skip
+_COMPLETE = "elementCompleteness(captions).queryCompleteness"
 _OURS = re.compile(r"vector_.*|(?:default|hybrid|hybrid_linear)_g\d+|vector|hybrid|hybrid_linear")
 _HNSW = """index {
     hnsw {
@@ -50,7 +54,11 @@ _HNSW = """index {
 }"""
 _COMMENTS = {
     "image": "# Of the whole image, unit length. bfloat16: half the memory of float.",
-    "patches": "# Of parts of the image, unit length: a document is found by its closest patch.",
+    "patches": (
+        "# Of parts of the image, unit length: a document is found by its closest part. A patch's label is its box:\n"
+        "# left, top, right and bottom in thousandths of the image's width and height (0-0-333-333). No patches,\n"
+        "# no cost."
+    ),
     "bits": "# The signs of {source}, packed by Vespa while feeding: a sixteenth of its memory, compared by hamming.",
 }
 
@@ -153,7 +161,7 @@ def parse_field(text: str) -> EmbeddingField:
     """``NAME:DIMENSION:KIND`` (KIND may be left out: image) as a field. Raises ``InputError``."""
     match = re.fullmatch(r"([^:]+):(\d+)(?::(\w+))?", text)
     if match is None:
-        raise InputError(f"'{text}' is not a field: expected NAME:DIMENSION:KIND, e.g. patches:512:patches")
+        raise InputError(f"'{text}' is not a field: expected NAME:DIMENSION:KIND, e.g. second:512:image")
     return EmbeddingField(match[1], int(match[2]), match[3] or "image")
 
 
@@ -166,10 +174,16 @@ def render_package(fields: Sequence[EmbeddingField]) -> dict[str, str]:
 
 
 def application_of(fields: Sequence[EmbeddingField]) -> Application:
-    """An application of one generation, whose field comes first. Raises ``InputError`` for another first field."""
+    """An application of one generation, whose field comes first, and of patches of the same size unless they are named.
+
+    Raises ``InputError`` for another first field.
+    """
     if not fields or fields[0].kind != "image" or fields[0].name != "embedding":
         raise InputError("the first field must be 'embedding' of kind image: the rank profiles search it")
-    return Application((Embeddings(FIRST, fields[0].dimension),), tuple(fields[1:]))
+    extra = tuple(fields[1:])
+    if all(field.name != PATCHES for field in extra):
+        extra = (EmbeddingField(PATCHES, fields[0].dimension, "patches"), *extra)
+    return Application((Embeddings(FIRST, fields[0].dimension),), extra)
 
 
 def render(application: Application) -> dict[str, str]:
@@ -181,6 +195,7 @@ def render(application: Application) -> dict[str, str]:
     text[SCHEMA] = Template(text[SCHEMA]).substitute(
         model_fields="\n".join(_indent(_model_field(name), 8) for name in models),
         model_summaries="\n".join(f"        summary {name} {{}}" for name in models),
+        vector_summaries=_indent("\n".join(_vector_summary(each.generation) for each in application.generations), 4),
         document_fields=_indent("\n\n".join(_field(f, fields) for f in fields if f.kind != "bits"), 8),
         synthetic_fields="".join("\n" + _indent(_field(f, fields), 4) + "\n" for f in fields if f.kind == "bits"),
         inputs=_indent(_inputs(application), 12),
@@ -261,6 +276,8 @@ def _check(application: Application) -> None:
             raise InputError(f"'{field.name}' cannot name a field: use small letters, digits and _")
         if field.name in _TAKEN | names or re.fullmatch(r"((embedding|model_id)_)?g\d+", field.name):
             raise InputError(f"field '{field.name}' exists already: choose another name")
+        if field.name == PATCHES and field.kind != "patches":
+            raise InputError("field 'patches' holds the embeddings of parts of an image: its kind must be patches")
         if field.kind not in KINDS:
             raise InputError(f"field '{field.name}': unknown kind '{field.kind}', expected {', '.join(KINDS)}")
         _check_dimension(field)
@@ -306,6 +323,11 @@ def _model_field(name: str) -> str:
     return f"field {name} type string {{\n    indexing: attribute | summary\n    match: word\n}}"
 
 
+def _vector_summary(generation: Generation) -> str:
+    name = generation.summary("hit_vector")
+    return f"document-summary {name} inherits hit {{\n    from-disk\n    summary {generation.field} {{}}\n}}\n"
+
+
 def _inputs(application: Application) -> str:
     lines = [f"query({each.generation.tensor}) {each.field.query_tensor}" for each in application.generations]
     return "\n".join(lines + [f"query(q_{field.name}) {field.query_tensor}" for field in application.extra])
@@ -328,12 +350,13 @@ def _listing(lexical: str, application: Application) -> str:
     """The profile ``lexical`` with every generation's closeness: from one hit, clients learn which there are."""
     features = "".join(f"        closeness(field,{each.field.name})\n" for each in application.generations)
     body = lexical.rstrip().removesuffix("}").rstrip()
-    return f"{body}\n\n    match-features {{\n        bm25(captions)\n{features}    }}\n}}\n"
+    return f"{body}\n\n    match-features {{\n        bm25(captions)\n{features}        {_COMPLETE}\n    }}\n}}\n"
 
 
 def _profile(field: EmbeddingField, application: Application) -> str:
     """Nearest neighbours in ``field``; for bits, the best 1000 are put in the order of the full vectors."""
     rerank = ""
+    winner = f"        closest({field.name})\n" if field.kind == "patches" else ""
     if field.kind == "bits":
         source = _source(field, application.fields)
         tensors = {each.field: each.generation.tensor for each in application.generations}
@@ -354,6 +377,7 @@ def _profile(field: EmbeddingField, application: Application) -> str:
         "    match-features {\n"
         "        bm25(captions)\n"
         f"        closeness(field,{field.name})\n"
+        f"{winner}"
         "    }\n"
         "}\n"
     )

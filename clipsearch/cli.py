@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "feed": "Bring images into Vespa or the local engine; update, remove, verify.",
     "reembed": "Give a running index a new model, without downtime.",
     "search": "Search from the terminal, with scores explained.",
+    "relevance": "Measure rankings by what people judged on the page.",
     "engine": "Serve a Vespa application package from this machine.",
     "ui": "Serve the search page.",
     "app": "Write the application package for another embedding size.",

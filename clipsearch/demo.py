@@ -38,6 +38,8 @@ SCORES = {
     "image_to_text_mrr@10": "image to text",
 }
 PROFILES = ("lexical", "vector", "hybrid")
+PATCHES = {"sample": "2x2"}
+"""Parts of each image that are embedded too, so that the page can search for what is somewhere in an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +167,12 @@ def _prepare(demo: Demo) -> None:
     with demo.step("encode"):
         done = demo.folder / "encoded.json"
         model_id = _read_json(model / "metrics.json")["model_id"]
-        stamp = {"model": model_id, "corpus": str(corpus), "files": _fingerprint(corpus)}
+        patches = PATCHES.get(demo.options.corpus, "")
+        stamp = {"model": model_id, "corpus": str(corpus), "files": _fingerprint(corpus), "patches": patches}
         if done.exists() and _read_json(done) == stamp:
             print(f"{shards} is there already")
         else:
-            _encode(demo, corpus, model, shards, model_id)
+            _encode(demo, corpus, model, shards, model_id, patches)
             done.write_text(json.dumps(stamp))
 
 
@@ -180,11 +183,13 @@ def _fingerprint(corpus: Path) -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
 
 
-def _encode(demo: Demo, corpus: Path, model: Path, shards: Path, model_id: str) -> None:
+def _encode(demo: Demo, corpus: Path, model: Path, shards: Path, model_id: str, patches: str) -> None:
     """Encode; images that cannot be read make its exit code 1, and the demo goes on with the others."""
     manifest = shards / "manifest.json"
-    trained_again = manifest.exists() and _read_json(manifest).get("model_id") != model_id
-    code = demo.attempt("encode", corpus, "--model", model, "--out", shards, *["--overwrite"] * trained_again)
+    before = _read_json(manifest) if manifest.exists() else {}
+    outdated = before and (before.get("model_id"), before.get("patches", "")) != (model_id, patches)
+    options = [*(["--patches", patches] if patches else []), *(["--overwrite"] if outdated else [])]
+    code = demo.attempt("encode", corpus, "--model", model, "--out", shards, *options)
     if not code:
         return
     made = _read_json(manifest) if manifest.exists() else {}

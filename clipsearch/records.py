@@ -19,6 +19,7 @@ class Record:
 
     ``key`` is URL-safe and stable (made only by ``clipsearch.keys.make_key``); ``uri`` is relative to the corpus
     root: ``images/a.jpg``, or ``images.zip!/rsicd/a.jpg`` for a zip member. ``label`` is "" when unknown.
+    ``latitude`` and ``longitude``: where the image was taken, in degrees (WGS 84); None when unknown.
     """
 
     corpus: str
@@ -27,6 +28,8 @@ class Record:
     captions: tuple[str, ...] = ()
     split: str = "train"
     label: str = ""
+    latitude: float | None = None
+    longitude: float | None = None
 
     @property
     def id(self) -> str:
@@ -102,23 +105,39 @@ class Generation:
         """The rank profile of a ranking: ``vector`` or ``vector_g2``; ``lexical`` compares no embeddings."""
         return ranking if ranking == "lexical" else f"{ranking}{self.suffix}"
 
+    def summary(self, name: str) -> str:
+        """The document summary ``name``: ``hit_vector`` or ``hit_vector_g2``; the others hold no embedding."""
+        return f"{name}{self.suffix}" if name == "hit_vector" else name
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One search hit. ``lexical``: bm25(captions); ``semantic``: closeness in (0, 1]; both from match-features."""
+    """One search hit. ``lexical``: bm25(captions); ``semantic``: closeness in (0, 1]; both from match-features.
+
+    ``complete``: share of the query's words, in [0, 1], that the caption holds which holds most of them; ``box``: of
+    the patch that is nearest to the query (left, top, right, bottom, as shares of the image), None when no patches were
+    searched; ``embedding``: (D,) float32 when the request's summary was ``hit_vector``.
+    """
 
     id: str
     relevance: float
     fields: Mapping[str, Any]
     lexical: float = 0.0
     semantic: float = 0.0
+    complete: float = 0.0
+    box: tuple[float, float, float, float] | None = None
+    embedding: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The answer to one query. ``request`` is the very body that was sent; ``seconds`` is the round trip."""
+    """The answer to one query. ``request`` is the very body that was sent; ``seconds`` is the round trip.
+
+    ``facets``: field to value to number of matches, most first, when the request asked for them.
+    """
 
     hits: tuple[Hit, ...]
     total: int
     request: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    facets: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

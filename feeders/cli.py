@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from feeders.options import PATH, adapter, as_json, backend, delivery, report, slices, source, url
+from feeders.options import PATH, adapter, as_json, backend, delivery, precision, report, slices, source, url
 
-UPDATABLE = ("embedding", "captions", "label", "split", "image")
+UPDATABLE = ("embedding", "patches", "captions", "label", "split", "place", "image")
 
 
 class FeedGroup(click.Group):
@@ -119,9 +119,9 @@ def update_command(
 ) -> None:  # fmt: skip
     """Update fields of documents that are in the index.
 
-    From SHARDS, by default the embeddings and their model's id; from FILE (JSONL), whatever stands beside "id":
-    {"id": "id:rsicd:image::a.jpg", "captions": ["a river"], "label": "river"}, or Vespa's own updates. No document is
-    made: those that are missing are counted and listed.
+    From SHARDS, by default the embeddings, the patches if there are any, and their model's id; from FILE (JSONL),
+    whatever stands beside "id": {"id": "id:rsicd:image::a.jpg", "captions": ["a river"], "label": "river"}, or Vespa's
+    own updates. No document is made: those that are missing are counted and listed.
 
     \b
     Example:
@@ -201,11 +201,12 @@ def verify_command(
 )
 @click.option("--out", default="-", show_default=True, help='A file; "-" is standard output.')
 @backend
+@precision
 @adapter
 @as_json
 def export_command(
-    paths: tuple[Path, ...], model: str, work: Path, device: str, backend: str, updates: tuple[str, ...], out: str,
-    adapter: Path | None, as_json: bool,
+    paths: tuple[Path, ...], model: str, work: Path, device: str, backend: str, precision: str,
+    updates: tuple[str, ...], out: str, adapter: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write documents as Vespa's feed JSONL, one a line.
 
@@ -222,7 +223,7 @@ def export_command(
 
     folders, failed = list(paths), 0
     if not all(is_shards(path) for path in paths) and model:
-        source = Source([str(path) for path in paths], model, work, device=device, backend=backend)
+        source = Source([str(path) for path in paths], model, work, device=device, backend=backend, precision=precision)
         folders, failed = encode_for_export(source, progress=not as_json)
     written = export_shards(folders, out, adapter=adapter, updates=updates, progress=out != "-" and not as_json)
     report(written, as_json, err=out == "-")

@@ -16,22 +16,29 @@ from typing import Any, TextIO
 import numpy as np
 import orjson
 
-from clipsearch.errors import InputError
+from clipsearch.errors import InputError, RejectedError
 from clipsearch.records import Generation
 from clipsearch.search.endpoint import Endpoint
 from feeders.documents import bfloat16_hex
 from feeders.generations import FIRST, physical, plain
 
-CORPUS_FIELDS = ("captions", "label", "split", "image_uri")
+CORPUS_FIELDS = ("captions", "label", "split", "image_uri", "latitude", "longitude")
 """What a record says: these change without a change of the image."""
 
-ALL_FIELDS = (*CORPUS_FIELDS, "corpus", "content_hash", "model_id", "width", "height", "embedding")
+ALL_FIELDS = (
+    *CORPUS_FIELDS, "corpus", "content_hash", "model_id", "width", "height", "embedding", "patches", "patches_model"
+)  # fmt: skip
 """Everything but the thumbnail, which follows from the image of ``content_hash``."""
+
+LABELS = "patch_labels"
+"""In place of ``patches``: only which there are. With the same image and model, that says all of them."""
+
+_LATER = frozenset(("latitude", "longitude", "patches", "patches_model"))
 
 
 def fingerprint(fields: Mapping[str, Any], names: Sequence[str]) -> bytes:
     """Eight bytes for each of ``names``, valid in this process only; ``fields`` are those of a put or of a visit."""
-    return struct.pack(f"{len(names)}q", *[hash(_plain(fields.get(name))) for name in names])
+    return struct.pack(f"{len(names)}q", *[hash(_value(fields, name)) for name in names])
 
 
 def differing(one: bytes, other: bytes, names: Sequence[str]) -> tuple[str, ...]:
@@ -45,14 +52,37 @@ def fingerprints(
     endpoint: Endpoint, corpus: str, names: Sequence[str], generation: Generation = FIRST
 ) -> Iterator[tuple[str, bytes]]:
     """(id, fingerprint) of every document of ``corpus`` in the index; only the fields of ``names`` travel."""
-    for document in endpoint.visit(corpus, fields=",".join(physical(names, generation))):
+    for document in endpoint.visit(corpus, fields=",".join(asked_fields(endpoint, corpus, names, generation))):
         yield str(document["id"]), fingerprint(plain(document.get("fields", {}), generation), names)
+
+
+def asked_fields(endpoint: Endpoint, corpus: str, names: Sequence[str], generation: Generation) -> list[str]:
+    """The fields to visit for ``names``, without those that an application of an earlier version does not have yet."""
+    asked = physical(["patches" if name == LABELS else name for name in names], generation)
+    if _LATER.isdisjoint(asked):
+        return asked
+    try:
+        next(endpoint.visit(corpus, fields="patches_model"), None)  # a small field that came with the others
+    except RejectedError as error:
+        if error.status != 400:
+            raise
+        return [name for name in asked if name not in _LATER]
+    return asked
+
+
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    if name == LABELS and LABELS not in fields:
+        return tuple(sorted((fields.get("patches") or {}).get("blocks", ()))) or None
+    return _plain(fields.get(name))
 
 
 def _plain(value: Any) -> Any:
     """A value as something hashable that is equal for everything that Vespa keeps as equal."""
     if isinstance(value, dict):
-        return _hex(value.get("values"), str(value.get("type", "")))
+        kind = str(value.get("type", "tensor<bfloat16>"))  # what feeders send says no type
+        if "blocks" in value:
+            return tuple(sorted((label, _hex(cells, kind)) for label, cells in value["blocks"].items())) or None
+        return _hex(value.get("values"), kind)
     if isinstance(value, list):
         return tuple(value) or None
     return None if value == "" else value

@@ -260,7 +260,7 @@ class Dispatcher:
         if answer.verdict == "trouble":
             self._finish(entry, self._failure(entry))
         elif answer.verdict == "lost" and not entry.request.repeatable:
-            self._finish(entry, Failure(entry.request.id, 0, f"{answer.reason}: {UNSURE}"))
+            self._finish(entry, Failure(entry.request.id, answer.status, f"{answer.reason}: {UNSURE}"))
         else:
             self._retry(entry, now)
 

@@ -21,8 +21,9 @@ _TOGETHER = 64  # rows whose embeddings are checked and written at once
 def document_fields(row: Embedded) -> dict[str, Any]:
     """The ``fields`` object of a document/v1 put.
 
-    ``label`` is left out when unknown, so that no facet counts "". Raises ``InputError`` for an embedding
-    that is not one finite row of unit length: prenormalized-angular would rank it wrongly for ever.
+    ``label``, ``latitude`` and ``longitude`` are left out when unknown, so that no facet counts "" and no map shows 0;
+    ``patches`` and ``patches_model`` when the row has no patches. Raises ``InputError`` for an embedding, of the image
+    or a patch, that is not one finite row of unit length: prenormalized-angular would rank it wrongly for ever.
     """
     return _fields(row, bfloat16_hex(_checked(row.embedding)))
 
@@ -32,7 +33,7 @@ def document_rows(rows: Iterable[Embedded]) -> Iterator[tuple[str, dict[str, Any
     source = iter(rows)
     while batch := list(islice(source, _TOGETHER)):
         for row, digits in zip(batch, _hex_rows(batch), strict=True):
-            yield row.record.id, digits if isinstance(digits, InputError) else _fields(row, digits)
+            yield row.record.id, digits if isinstance(digits, InputError) else _fields_or_error(row, digits)
 
 
 def _hex_rows(rows: Sequence[Embedded]) -> list[str | InputError]:
@@ -53,6 +54,13 @@ def _hex_or_error(row: Embedded) -> str | InputError:
         return error
 
 
+def _fields_or_error(row: Embedded, digits: str) -> dict[str, Any] | InputError:
+    try:
+        return _fields(row, digits)
+    except InputError as error:
+        return error
+
+
 def record_fields(record: Record) -> dict[str, Any]:
     """The fields that come from the corpus alone, without opening the image."""
     fields: dict[str, Any] = {
@@ -63,7 +71,34 @@ def record_fields(record: Record) -> dict[str, Any]:
     }
     if record.label:
         fields["label"] = vespa_text(record.label)
+    if record.latitude is not None and record.longitude is not None:
+        fields |= {"latitude": record.latitude, "longitude": record.longitude}
     return fields
+
+
+def patch_labels(boxes: Any, width: int, height: int) -> list[str]:
+    """``left-top-right-bottom`` of each of ``boxes``, (P, 4) in px, in thousandths of the image's width and height.
+
+    A 3x3 grid has the same nine labels in every image, up to how it was rounded to pixels.
+    """
+    size = np.array([width, height, width, height], np.float64)
+    shares = np.rint(1000 * np.asarray(boxes, np.float64).reshape(-1, 4) / size).astype(int)
+    return ["-".join(map(str, box)) for box in shares.tolist()]
+
+
+def _patches(row: Embedded) -> dict[str, Any]:
+    """The fields of the row's patches, none without; of patches with one label, the first stays."""
+    if row.patches is None or not len(row.patches):
+        return {}
+    vectors = np.asarray(row.patches, np.float32)  # (P, D)
+    lengths = np.sqrt(np.einsum("pd,pd->p", vectors, vectors))
+    if not (np.abs(lengths - 1) <= _TOLERANCE).all():  # not so for NaN
+        raise InputError("the embedding of one of its patches is not finite or not of length 1: encode it again")
+    digits, step = bfloat16_hex(vectors), 4 * vectors.shape[1]
+    blocks: dict[str, str] = {}
+    for number, label in enumerate(patch_labels(row.boxes, row.width, row.height)):
+        blocks.setdefault(label, digits[number * step : (number + 1) * step])
+    return {"patches": {"blocks": blocks}, "patches_model": row.model_id}
 
 
 def _fields(row: Embedded, embedding: str) -> dict[str, Any]:
@@ -75,6 +110,7 @@ def _fields(row: Embedded, embedding: str) -> dict[str, Any]:
         "model_id": row.model_id,
         "thumbnail": base64.b64encode(row.thumbnail).decode("ascii"),
         "embedding": embedding,
+        **_patches(row),
     }
 
 

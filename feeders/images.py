@@ -18,6 +18,7 @@ from clipsearch.adapter import Adapter, load_adapter
 from clipsearch.corpora import Corpus, open_corpora
 from clipsearch.encoding import BATCH, Encoder, EncodeSummary, ImageModel, encode, load_model
 from clipsearch.errors import InputError, ShardError
+from clipsearch.images.patches import parse_patches
 from clipsearch.keys import make_key
 from clipsearch.records import Embedded
 from clipsearch.search.endpoint import DEFAULT_URL, Endpoint
@@ -110,7 +111,9 @@ def encoded_sentence(one: EncodeSummary) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Corpora and the model that embeds them. ``name``: of the only corpus, instead of its folder's."""
+    """Corpora and the model that embeds them. ``name``: of the only corpus, instead of its folder's; ``patches``: a
+    plan such as ``3x3`` by which parts of each image are embedded too, "" for none.
+    """
 
     corpora: Sequence[Path | str]
     model: str
@@ -118,8 +121,10 @@ class Source:
     name: str = ""
     device: str = "auto"
     backend: str = "torch"
+    precision: str = "auto"
     batch: int = BATCH
     adapter: Path | None = None
+    patches: str = ""
 
     def open(self) -> Corpus:
         """The corpora as one; ``members_of`` gives them back."""
@@ -133,7 +138,7 @@ class Source:
 
     def load(self, corpus: Corpus) -> ImageModel:
         """The model, ready to embed; a fast way of running it is measured on some images of ``corpus``."""
-        loaded: ImageModel = load_model(corpus, self.model, Encoder(self.device, self.backend))
+        loaded: ImageModel = load_model(corpus, self.model, Encoder(self.device, self.backend, self.precision))
         return loaded
 
     def model_id(self) -> str:
@@ -151,9 +156,10 @@ class Source:
         return adapter
 
     def folder(self, corpus: str, model_id: str) -> Path:
-        """Where the shards of a corpus by this model are kept: other models' stay beside them."""
+        """Where the shards of a corpus by this model are kept: other models' and plans of patches stay beside them."""
         quantised = "-int8" if self.backend == "onnx-int8" else ""
-        return self.work / corpus / (make_key(model_id) + quantised)
+        plan = f"-{make_key(str(parse_patches(self.patches)))}" if self.patches.strip() else ""
+        return self.work / corpus / (make_key(model_id) + quantised + plan)
 
 
 def members_of(corpus: Corpus) -> tuple[Corpus, ...]:
@@ -168,9 +174,11 @@ class Encoding:
     """
 
     def __init__(
-        self, corpus: Corpus, model: ImageModel, folder: Path, batch: int = BATCH, progress: bool = False
-    ) -> None:
+        self, corpus: Corpus, model: ImageModel, folder: Path, batch: int = BATCH, progress: bool = False,
+        patches: str = "",
+    ) -> None:  # fmt: skip
         self.summary: EncodeSummary | None = None
+        self._patches = patches
         self._corpus, self._folder, self._batch, self._progress = corpus, folder, batch, progress
         self._stop = threading.Event()
         self._model = _Stoppable(model, self._stop)
@@ -179,7 +187,10 @@ class Encoding:
 
     def _run(self) -> None:
         try:
-            self.summary = encode(self._corpus, self._model, self._folder, batch=self._batch, progress=self._progress)
+            self.summary = encode(
+                self._corpus, self._model, self._folder, batch=self._batch, progress=self._progress,
+                patches=self._patches,
+            )  # fmt: skip
         except BaseException as error:
             self._error = error
 
@@ -271,7 +282,7 @@ def feed_images(source: Source, delivery: Delivery) -> ImagesSummary:
         def operations() -> Generator[Operation | Failure, None, None]:
             for corpus in members_of(opened):
                 folder = source.folder(corpus.name, model.model_id)
-                encoding = Encoding(corpus, model, folder, source.batch, delivery.progress)
+                encoding = Encoding(corpus, model, folder, source.batch, delivery.progress, source.patches)
                 encodings.append(encoding)
                 yield from puts(encoding.rows(), adapter)
 

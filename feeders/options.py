@@ -26,6 +26,11 @@ backend = click.option(
     help="What runs the model.",
 )  # fmt: skip
 
+precision = click.option(
+    "--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="Numbers that the model computes with.",
+)  # fmt: skip
+
 _DELIVERY = (
     url,
     click.option(
@@ -46,8 +51,10 @@ _SOURCE = (
     click.option("--name", default="", help="Corpus name in document ids; default: the folder's name."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
     backend,
+    precision,
     click.option("--batch", default=64, show_default=True, type=click.IntRange(1, 4096), help="Images at once."),
     adapter,
+    click.option("--patches", default="", metavar="PLAN", help="Embed parts of each image too: 3x3, 3x3+0.5, 224/112."),
 )
 
 
@@ -72,7 +79,7 @@ def source(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(**options: Any) -> Any:
         from feeders.images import Source
 
-        names = ("corpora", "model", "work", "name", "device", "backend", "batch", "adapter")
+        names = ("corpora", "model", "work", "name", "device", "backend", "precision", "batch", "adapter", "patches")
         return command(source=Source(**{name: options.pop(name) for name in names}), **options)
 
     return _with(_SOURCE, wrapped)

@@ -6,13 +6,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from clipsearch.adapter import Adapter, load_adapter
 from clipsearch.errors import ClipsearchError, InputError, RejectedError, ServiceError, ShardError
 from clipsearch.search.endpoint import DEFAULT_URL, Endpoint, parse_id
-from clipsearch.shards import Shards, open_shards
+from clipsearch.shards import Manifest, Shards, open_shards
 from feeders.dispatcher import Failure
 from feeders.documents import document_fields, document_rows
 from feeders.feeding import FeedSummary, feed
@@ -54,7 +55,7 @@ def feed_shards(
     if change:
         change.check(shards.manifest.model_id, f"what {folder} was encoded with")
     letters = dead_letters or folder / DEAD_LETTERS
-    _check_size(shards, folder, url, change)
+    _check_size(shards, folder, url, change, patience)
     return feed(
         _operations(shards, change), url, dead_letters=letters, journal=journal or journal_path(folder, url),
         total=len(shards),
@@ -71,9 +72,9 @@ def _operations(shards: Shards, adapter: Adapter | None) -> Iterator[Operation |
             yield Operation("put", document_id, fields)
 
 
-def _check_size(shards: Shards, folder: Path, url: str, adapter: Adapter | None) -> None:
+def _check_size(shards: Shards, folder: Path, url: str, adapter: Adapter | None, patience: float) -> None:
     """Put the first row alone: a wrong vector size must stop the feed, not fail it once for each document."""
-    endpoint = Endpoint(url, timeout=60.0)
+    endpoint = Endpoint(url, timeout=min(10.0, patience))  # later, the feed itself waits, and says how it went
     try:
         endpoint.status()
         generation = Addresses(url).of(adapter.model_id if adapter else shards.manifest.model_id)
@@ -83,8 +84,10 @@ def _check_size(shards: Shards, folder: Path, url: str, adapter: Adapter | None)
     try:
         row = next(iter(shards))
         corpus, key = parse_id(row.record.id)
-        fields = document_fields(adapter.apply_row(row) if adapter else row)
-        endpoint.put(corpus, key, named(fields, generation))
+        fields = named(document_fields(adapter.apply_row(row) if adapter else row), generation)
+        _put_first(endpoint, corpus, key, fields, folder, shards.manifest)
+    except ShardError:
+        raise
     except RejectedError as error:
         if error.status == 400:
             _fits(shards, folder, _size_in(error.message), endpoint.url)
@@ -92,6 +95,23 @@ def _check_size(shards: Shards, folder: Path, url: str, adapter: Adapter | None)
         pass  # of this row, or of this moment: the feed comes to it, retries it, counts its failure
     finally:
         endpoint.close()
+
+
+def _put_first(
+    endpoint: Endpoint, corpus: str, key: str, fields: dict[str, Any], folder: Path, manifest: Manifest
+) -> None:
+    """Put a document; ``ShardError`` when the application takes it only without its patches."""
+    try:
+        endpoint.put(corpus, key, fields)
+    except RejectedError as error:
+        if error.status != 400 or "patches" not in fields:
+            raise
+        endpoint.put(corpus, key, {name: fields[name] for name in fields.keys() - {"patches", "patches_model"}})
+        raise ShardError(
+            f"the application at {endpoint.url} does not take the patches of {folder} ({error.message[:120]}): deploy "
+            f"the package that 'clipsearch app --dim {manifest.dim}' writes now, or feed shards that were encoded "
+            "without --patches"
+        ) from error
 
 
 def _size_in(message: str) -> int | None:

@@ -2,14 +2,15 @@
 
 The corpus is encoded into the work folder (only what is new or changed), the index is visited for a few fields, and
 the two are compared: a new image is put, an image file with another content hash is put again, a changed caption,
-label, split or path, or another model's embedding, is a partial update, and what the corpus no longer has is removed.
+label, split, path or place, or another model's embedding, is a partial update, and what the corpus no longer has is
+removed. With ``--patches`` so are patches of another model or of another plan; without it, patches are left alone.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,23 @@ from clipsearch.images import content_hash
 from clipsearch.lookahead import map_ahead
 from clipsearch.records import Embedded, Record
 from clipsearch.search.endpoint import Endpoint
-from clipsearch.shards import open_shards, read_columns, read_shard, shard_files
-from feeders.comparing import CORPUS_FIELDS, differing, fingerprint, fingerprints
+from clipsearch.shards import open_shards, read_columns, read_facts, read_shard, shard_files
+from feeders.comparing import CORPUS_FIELDS, LABELS, differing, fingerprint, fingerprints
 from feeders.dispatcher import Failure
-from feeders.documents import document_rows, record_fields
+from feeders.documents import document_rows, patch_labels, record_fields
 from feeders.feeding import FeedSummary
 from feeders.generations import Addresses
 from feeders.images import Delivery, Source, encoded_sentence, members_of
 from feeders.operations import Operation
 
 FIELDS = (*CORPUS_FIELDS, "content_hash", "model_id")
+PATCH_FIELDS = (*FIELDS, "patches_model", LABELS)
+_BRINGS = {"model_id": "embedding", "patches_model": "patches", LABELS: "patches"}
+"""Which field is updated where another says that it is of another model, or incomplete."""
+
+Fact = tuple[Record, str, tuple[str, ...] | None]
+"""A record, the content hash of its image, and the labels of its patches (None: not known)."""
+
 MANY = 0.5  # share of an index's documents that are not removed unasked
 
 
@@ -110,7 +118,8 @@ def sync(source: Source, delivery: Delivery, *, dry_run: bool = False, yes: bool
             model_id = source.model_id()
             adapter = source.load_adapter(model_id)
             shown = adapter.model_id if adapter else model_id
-            plans = [_compare(corpus, _read_images(corpus), shown, delivery.url) for corpus in members]
+            names = (*FIELDS, "patches_model") if source.patches else FIELDS
+            plans = [_compare(corpus, _read_images(corpus), shown, delivery.url, names) for corpus in members]
             return SyncSummary(tuple(plans))
         model = source.load(opened)
         adapter = source.load_adapter(model.model_id)
@@ -123,9 +132,11 @@ def _sync(
     plans, encodings, folders = [], [], []
     for corpus in members:
         folder = source.folder(corpus.name, model.model_id)
-        encodings.append(encode(corpus, model, folder, batch=source.batch, progress=delivery.progress))
-        facts = ((record, digest) for record, digest in _encoded(folder))
-        plan = _compare(corpus, facts, adapter.model_id if adapter else model.model_id, delivery.url)
+        encodings.append(
+            encode(corpus, model, folder, batch=source.batch, progress=delivery.progress, patches=source.patches)
+        )
+        names, shown = PATCH_FIELDS if source.patches else FIELDS, adapter.model_id if adapter else model.model_id
+        plan = _compare(corpus, _encoded(folder, LABELS in names), shown, delivery.url, names)
         if len(plan.removes) > MANY * plan.indexed and not yes:
             raise InputError(
                 f"{len(plan.removes)} of the {plan.indexed} documents of {corpus.name} would be removed, because "
@@ -143,19 +154,20 @@ def _sync(
     return SyncSummary(tuple(plans), tuple(encodings), fed)
 
 
-def _compare(corpus: Corpus, facts: Iterable[tuple[Record, str]], model_id: str, url: str) -> Plan:
-    """The plan for one corpus. ``facts``: each image that can be read, with its content hash."""
+def _compare(corpus: Corpus, facts: Iterable[Fact], model_id: str, url: str, names: Sequence[str] = FIELDS) -> Plan:
+    """The plan for one corpus, by the fields ``names``. ``facts``: what is known of each image that can be read."""
     endpoint = Endpoint(url, timeout=60.0)
     try:
-        index = dict(fingerprints(endpoint, corpus.name, FIELDS, Addresses(url).of(model_id)))
+        index = dict(fingerprints(endpoint, corpus.name, names, Addresses(url).of(model_id)))
     finally:
         endpoint.close()
     plan = Plan(corpus.name, indexed=len(index))
     read = 0
-    for record, digest in facts:
+    for record, digest, labels in facts:
         read += 1
         fields = {**record_fields(record), "content_hash": digest, "model_id": model_id}
-        _decide(plan, record.id, fields, index.pop(record.id, None))
+        fields |= {"patches_model": None if labels == () else model_id, LABELS: labels or None}
+        _decide(plan, record.id, fields, index.pop(record.id, None), names)
     if read < len(corpus.records):
         unreadable = [record.id for record in corpus.records if record.id in index]
         plan.unreadable = len(corpus.records) - read
@@ -165,27 +177,28 @@ def _compare(corpus: Corpus, facts: Iterable[tuple[Record, str]], model_id: str,
     return plan
 
 
-def _decide(plan: Plan, document_id: str, fields: Mapping[str, Any], known: bytes | None) -> None:
-    names = differing(known, fingerprint(fields, FIELDS), FIELDS) if known is not None else ()
+def _decide(
+    plan: Plan, document_id: str, fields: Mapping[str, Any], known: bytes | None, compared: Sequence[str]
+) -> None:
+    names = differing(known, fingerprint(fields, compared), compared) if known is not None else ()
     if known is None or "content_hash" in names:
         plan.puts.add(document_id)
         plan.added += known is None
     elif names:
-        plan.updates[document_id] = tuple("embedding" if name == "model_id" else name for name in names)
+        plan.updates[document_id] = tuple(dict.fromkeys(_BRINGS.get(name, name) for name in names))
     else:
         plan.unchanged += 1
 
 
-def _encoded(folder: Path) -> Iterator[tuple[Record, str]]:
-    """What the shards know of each image, without its embedding and thumbnail."""
-    names = ("corpus", "key", "uri", "captions", "split", "label", "content_hash")
+def _encoded(folder: Path, patches: bool) -> Iterator[Fact]:
+    """What the shards know of each image, without its embeddings and thumbnail."""
     for path in shard_files(folder):
-        for row in read_columns(path, names):
-            record = Record(row["corpus"], row["key"], row["uri"], tuple(row["captions"]), row["split"], row["label"])
-            yield record, row["content_hash"]
+        for fact in read_facts(path, patches):
+            labels = None if fact.boxes is None else tuple(sorted(set(patch_labels(fact.boxes, *fact.size))))
+            yield fact.record, fact.content_hash, labels
 
 
-def _read_images(corpus: Corpus) -> Iterator[tuple[Record, str]]:
+def _read_images(corpus: Corpus) -> Iterator[Fact]:
     """The same, from the image files themselves."""
 
     def digest(record: Record) -> tuple[Record, str]:
@@ -195,7 +208,7 @@ def _read_images(corpus: Corpus) -> Iterator[tuple[Record, str]]:
             return record, ""
 
     found = map_ahead(digest, corpus.records, os.cpu_count() or 1, 64)
-    yield from ((record, known) for record, known in found if known)
+    yield from ((record, known, None) for record, known in found if known)
 
 
 def operations_of(plan: Plan, folder: Path, dim: int, adapter: Adapter | None = None) -> Iterator[Operation | Failure]:
@@ -224,7 +237,10 @@ def _changes(plan: Plan, rows: Iterator[Embedded]) -> Iterator[Operation | Failu
 def assign(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Update operations that set ``names`` to what ``fields`` holds, and clear those that it lacks.
 
-    An embedding brings the id of its model along.
+    Embeddings and patches bring the id of their model along.
     """
-    wanted = [*names, *(["model_id"] if "embedding" in names else [])]
+    wanted = list(names)
+    for vectors, model in (("embedding", "model_id"), ("patches", "patches_model")):
+        if vectors in wanted and model not in wanted:
+            wanted.append(model)
     return {name: {"assign": fields.get(name)} for name in wanted}

@@ -29,9 +29,9 @@ class Answer:
     """What became of one request; ``status`` is the HTTP status, 0 without an answer.
 
     ``done``: acknowledged. ``unmet``: its condition is not met, or there is no document to change. ``overload``: 429.
-    ``unavailable``: 503. ``unsent``: no connection, so nothing was done. ``lost``: no whole answer, so it may have
-    been done. ``refused``: the request is wrong, and will be tomorrow. ``trouble``: any other 5xx, which speaks of the
-    endpoint rather than of the request.
+    ``unavailable``: 503. ``unsent``: no connection, so nothing was done. ``lost``: no whole answer, or 504, so it may
+    have been done. ``refused``: the request is wrong, and will be tomorrow. ``trouble``: any other 5xx, which speaks of
+    the endpoint rather than of the request.
     """
 
     verdict: Verdict
@@ -40,14 +40,20 @@ class Answer:
 
 
 DONE = Answer("done", 200)
+_PASSING: dict[int, Verdict] = {429: "overload", 503: "unavailable", 504: "lost"}
 
 
 class Transport:
-    """Sends requests to the endpoint at ``url``, from many threads; ``timeout``: seconds that an answer may take."""
+    """Sends requests to the endpoint at ``url``, from many threads; ``timeout``: seconds that an answer may take.
+
+    The endpoint is told to give up a little earlier (document/v1's ``timeout``, 180 s where it is not given): a write
+    that is sent again must not still wait in the endpoint, to be done after the newer one.
+    """
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url.rstrip("/")
         self._timeout = timeout
+        self._limit = f"timeout={max(1, int(timeout * 900))}ms"
         self._client = self._connect()
 
     def _connect(self) -> httpr.Client:
@@ -62,7 +68,8 @@ class Transport:
         client = self._client
         content = request.body or None
         try:
-            response = client.request(request.method, self._url + request.path, content=content)
+            address = f"{self._url}{request.path}{'&' if '?' in request.path else '?'}{self._limit}"
+            response = client.request(request.method, address, content=content)
             status, body = response.status_code, response.content
         except (httpr.ConnectError, httpr.ConnectTimeout) as error:
             return Answer("unsent", 0, f"no connection ({_short(error)})")
@@ -78,8 +85,8 @@ class Transport:
         reason = f"HTTP {status}: {message}"
         if status == 412 or (status == 404 and "pathId" in reply):
             return Answer("unmet", status, reason)
-        if status in (429, 503):
-            return Answer("overload" if status == 429 else "unavailable", status, reason)
+        if status in _PASSING:
+            return Answer(_PASSING[status], status, reason)
         if status < 400 or status == 404:
             raise UnreachableError(
                 f"what answers at {self._url} is not a Vespa container (HTTP {status} to a document): give the port of "

@@ -31,12 +31,14 @@ from feeders.sync import assign
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "embedding": ("embedding",),
+    "patches": ("patches",),
     "captions": ("captions",),
     "label": ("label",),
     "split": ("split",),
+    "place": ("latitude", "longitude"),
     "image": ("content_hash", "thumbnail", "width", "height", "image_uri"),
 }
-"""What ``--fields`` names, and the fields of the schema that it means."""
+"""What ``--fields`` names, and the fields of the schema that it means; embeddings bring patches along, if any."""
 
 MISSING = "missing.jsonl"
 _UNIT = 0.01
@@ -103,6 +105,8 @@ def from_shards(shards: Shards, fields: Iterable[str], adapter: Adapter | None =
     wanted = list(fields)
     if unknown := [name for name in wanted if name not in FIELDS]:
         raise InputError(f"shards have no field {unknown[0]!r}: choose from {', '.join(FIELDS)}")
+    if "embedding" in wanted and shards.manifest.patches:
+        wanted.append("patches")
     names = [name for group in dict.fromkeys(wanted) for name in FIELDS[group]]
     return _updates(shards, names, adapter)
 

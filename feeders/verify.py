@@ -1,8 +1,8 @@
 """``feed verify``: whether the index holds exactly what the shards hold.
 
 Every document of the corpus is visited, and all its fields but the thumbnail are compared with its row: content hash,
-model id, captions, label, split, path, size, and the embedding cell by cell, as bfloat16. What is missing, extra or
-different is listed. The number of documents that queries find is compared too.
+model id, captions, label, split, path, place, size, and the embeddings of the image and of its patches cell by cell, as
+bfloat16. What is missing, extra or different is listed. The number of documents that queries find is compared too.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from clipsearch.records import Generation
 from clipsearch.search import SearchClient
 from clipsearch.search.endpoint import DEFAULT_URL, Endpoint
 from clipsearch.shards import Shards, open_shards
-from feeders.comparing import ALL_FIELDS, Findings, differing, fingerprint
+from feeders.comparing import ALL_FIELDS, Findings, asked_fields, differing, fingerprint
 from feeders.documents import document_rows
-from feeders.generations import Addresses, physical, plain
+from feeders.generations import Addresses, plain
 from feeders.visit import visit_documents
 
 FINDINGS = "verify.jsonl"
@@ -77,7 +77,7 @@ def verify(
     slices: int = 1,
     progress: bool = True,
 ) -> VerifySummary:
-    """Compare the index at ``url`` with the shards in ``folder``; 80 bytes and the id of each document are kept.
+    """Compare the index at ``url`` with the shards in ``folder``; 112 bytes and the id of each document are kept.
 
     ``findings``: a JSONL file (default: ``verify.jsonl`` in ``folder``) with ``id``, ``problem`` (missing, extra,
     different) and, where different, ``fields``; it exists only if there is something in it. ``adapter``: the one that
@@ -114,7 +114,7 @@ def _visited(
     """The documents of the corpus with the plain names of the generation's fields."""
     endpoint = Endpoint(url, timeout=60.0)
     try:
-        names = ",".join(physical(ALL_FIELDS, generation))
+        names = ",".join(asked_fields(endpoint, corpus, ALL_FIELDS, generation))
         visited = visit_documents(endpoint, corpus, fields=names, slices=slices)
         for document in tqdm(visited, total=total, unit=" docs", desc="verify", disable=not progress, mininterval=0.5):
             yield document | {"fields": plain(document.get("fields", {}), generation)}

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from ui_support import World
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -46,3 +51,35 @@ def free_port() -> Callable[[], int]:
 def rounds() -> Callable[[int, int], int]:
     """How often a check repeats: ``rounds(short, long)`` is ``long`` under ``make soak`` and ``short`` otherwise."""
     return lambda short, long: long if os.environ.get("CLIPSEARCH_SOAK") else short
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch computes in one thread: small towers are slower in several, and sums keep their order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], request: pytest.FixtureRequest
+) -> Iterator[World]:
+    """The search page over an engine with a corpus: the sample's, under ``make soak`` RSICD's (see ui_support)."""
+    from ui_support import open_world
+
+    shared = request.getfixturevalue("shared") if os.environ.get("CLIPSEARCH_SOAK") else None
+    with open_world(tmp_path_factory.mktemp("world"), free_port, shared) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium. A module's own, because Playwright keeps an event loop running as long as it lives."""
+    from ui_browsing import chromium
+
+    with chromium() as opened:
+        yield opened

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +37,14 @@ def jpeg(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, "JPEG")
     return out.getvalue()
+
+
+def placed(fields: dict[str, Any], area: dict[str, Any]) -> bool:
+    """Whether a document lies between south and north, west and east."""
+    if "latitude" not in fields:
+        return False
+    across = area["west"] <= fields["longitude"] <= area["east"]
+    return bool(across and area["south"] <= fields["latitude"] <= area["north"])
 
 
 class FakeVespa:
@@ -77,6 +86,8 @@ class FakeVespa:
 
     def document(self, method: str, path: str, query: dict[str, list[str]], body: dict[str, Any]) -> Answer:
         """document/v1 put and get."""
+        if path == "/document/v1/":
+            return self.visit(query)
         match = re.fullmatch(r"/document/v1/([^/]+)/image/docid/([^/]+)", path)
         if not match:
             return 404, {"pathId": path, "message": "no such path"}
@@ -94,6 +105,13 @@ class FakeVespa:
         fields = self.documents[document_id]
         chosen = fields if wanted == ["[document]"] else {k: v for k, v in fields.items() if k in wanted}
         return 200, {"pathId": path, "id": document_id, "fields": self.render(chosen)}
+
+    def visit(self, query: dict[str, list[str]]) -> Answer:
+        """All documents on one page, of the one cluster that there is."""
+        if query.get("cluster") != ["images"]:
+            return 400, {"pathId": "/document/v1/", "message": "there is no content cluster '*', only 'images'"}
+        documents = [{"id": name, "fields": self.render(fields)} for name, fields in self.documents.items()]
+        return 200, {"pathId": "/document/v1/", "documents": documents}
 
     def render(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Stored fields as Vespa shows them: tensors with their type."""
@@ -117,21 +135,46 @@ class FakeVespa:
         for document_id, fields in self.documents.items():
             if any(body[f] != fields.get(f) for f in ("corpus", "label", "split") if f in body):
                 continue
+            if "south" in body and not placed(fields, body):
+                continue
             lexical = float(sum(len(words & set(text.lower().split())) for text in fields["captions"]))
             semantic = 0.0
-            if "input.query(q)" in body:
-                semantic = 1 / (2 - float(np.dot(body["input.query(q)"], self.cells(fields))))
+            vector = body.get("input.query(q)") or body.get("input.query(q_patches)")
+            if vector:
+                semantic = 1 / (2 - float(np.dot(vector, self.cells(fields))))
             if "userInput" not in body["yql"] or lexical or semantic:
                 hits.append((lexical + semantic, document_id, lexical, semantic))
         hits.sort(key=lambda hit: (-hit[0], hit[1]))
         start = body.get("offset", 0)
-        children = [self.child(*hit) for hit in hits[start : start + body.get("hits", 10)]]
+        vectors = str(body.get("presentation.summary", "")).startswith("hit_vector")
+        children = [self.child(*hit, vectors) for hit in hits[start : start + body.get("hits", 10)]]
+        if "input.query(q_patches)" in body:
+            for child in children:
+                features = child["fields"]["matchfeatures"]
+                features["closeness(field,patches)"] = features.pop("closeness(field,embedding)")
+                features["closest(patches)"] = {"type": "tensor<float>(patch{})", "cells": {"0-250-500-750": 1.0}}
+        if "| all(" in body["yql"]:
+            children.append(self.facets([self.documents[hit[1]] for hit in hits]))
         root = {"id": "toplevel", "relevance": 1.0, "fields": {"totalCount": len(hits)}, "children": children}
         return 200, {"root": root}
 
-    def child(self, score: float, document_id: str, lexical: float, semantic: float) -> dict[str, Any]:
+    def facets(self, found: list[dict[str, Any]]) -> dict[str, Any]:
+        """Counts of the three string fields in Vespa's result JSON."""
+        lists = []
+        for name in ("corpus", "label", "split"):
+            counts = Counter(str(fields[name]) for fields in found if fields.get(name))
+            groups = [
+                {"id": f"group:string:{value}", "value": value, "relevance": 1.0, "fields": {"count()": count}}
+                for value, count in counts.most_common()
+            ]
+            lists.append({"id": f"grouplist:{name}", "relevance": 1.0, "label": name, "children": groups})
+        return {"id": "group:root:0", "relevance": 1.0, "children": lists}
+
+    def child(
+        self, score: float, document_id: str, lexical: float, semantic: float, vectors: bool = False
+    ) -> dict[str, Any]:
         """One hit in Vespa's result JSON."""
-        hidden = ("embedding", "thumbnail")
+        hidden = ("thumbnail",) if vectors else ("embedding", "thumbnail")
         shown = {k: v for k, v in self.documents[document_id].items() if k not in hidden}
         parts = {"bm25(captions)": lexical, "closeness(field,embedding)": semantic}
         fields = {"sddocname": "image", "documentid": document_id, "matchfeatures": parts, **shown}

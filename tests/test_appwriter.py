@@ -131,7 +131,7 @@ def test_the_command_says_what_it_wrote_as_json(tmp_path: Path) -> None:
     arguments = ["--dim", "64", "--field", "b:64:bits", "--out", str(tmp_path / "app"), "--json"]
     answer = json.loads(CliRunner().invoke(command, arguments).output)
     assert str(tmp_path / "app" / "schemas" / "image" / "vector_b.profile") in answer["files"]
-    assert len(answer["files"]) == 9
+    assert len(answer["files"]) == 10
 
 
 def test_a_further_generation_has_its_own_field_profiles_and_query_tensor_and_the_first_stays(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_further_generation_has_its_own_field_profiles_and_query_tensor_and_th
     assert schema.fields["model_id_g2"].attribute
     assert set(schema.rank_profiles) == {
         "default", "lexical", "vector", "hybrid", "hybrid_linear", "unranked",
-        "default_g2", "vector_g2", "hybrid_g2", "hybrid_linear_g2",
+        "default_g2", "vector_g2", "hybrid_g2", "hybrid_linear_g2", "vector_patches",
     }  # fmt: skip
     assert str(schema.rank_profiles["hybrid_linear_g2"].inputs["q_g2"].type) == "tensor<float>(x[256])"
     assert "closeness(field, embedding_g2)" in schema.rank_profiles["vector_g2"].functions["semantic"].expression
@@ -208,3 +208,40 @@ def test_what_people_changed_by_hand_stays_when_a_generation_is_added() -> None:
 def test_a_further_field_cannot_take_the_name_of_a_generation(name: str) -> None:
     with pytest.raises(InputError, match="exists already"):
         render_package([IMAGE, EmbeddingField(name, 512)])
+
+
+def test_every_package_has_patches_of_the_first_embeddings_size_and_a_user_may_choose_another() -> None:
+    for dim, extra, expected in ((256, [], 256), (256, [EmbeddingField("patches", 64, "patches")], 64)):
+        files = {k: v.encode() for k, v in render_package([EmbeddingField("embedding", dim), *extra]).items()}
+        schema = load_package(files).schemas["image"]
+        assert str(schema.fields["patches"].type) == f"tensor<bfloat16>(patch{{}},x[{expected}])"
+        assert schema.fields["patches"].distance_metric == "prenormalized-angular"
+        profile = schema.rank_profiles["vector_patches"]
+        assert str(profile.inputs["q_patches"].type) == f"tensor<float>(x[{expected}])"
+        assert "closest(patches)" in files["schemas/image/vector_patches.profile"].decode()
+    with pytest.raises(InputError, match="its kind must be patches"):
+        render_package([IMAGE, EmbeddingField("patches", 512)])
+
+
+def test_patches_stay_one_field_while_generations_come_and_go() -> None:
+    two = replace(application_of([IMAGE]).adding(256, "new"), active=Generation(2))
+    one = two.dropping(FIRST)
+    for application in (two, one):
+        schema = load_package({k: v.encode() for k, v in render(application).items()}).schemas["image"]
+        assert [name for name in schema.fields if name.startswith("patches")] == ["patches_model", "patches"]
+        fields = schema.summaries["hit_vector_g2"].fields
+        assert "embedding_g2" in fields
+        assert "embedding" not in fields
+        assert {"captions", "patches_model", "latitude"} <= set(fields)
+    assert set(schema.summaries) == {"default", "hit", "hit_vector_g2", "id", "thumbnail"}
+    assert list(schema.summaries["id"].fields) == ["documentid"]
+
+
+def test_hybrid_knows_in_every_generation_which_captions_hold_all_words() -> None:
+    files = render(application_of([IMAGE]).adding(256, "new"))
+    for name in ("hybrid", "hybrid_g2"):
+        text = files[f"schemas/image/{name}.profile"]
+        assert "if (complete > 0.999, 1.0 / 61, 0)" in text
+    for name in ("hybrid", "hybrid_g2", "lexical", "default_g2"):
+        assert "        elementCompleteness(captions).queryCompleteness\n" in files[f"schemas/image/{name}.profile"]
+    assert "elementCompleteness(captions).fieldCompletenessImportance: 0\n" in files["schemas/image.sd"]

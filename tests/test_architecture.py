@@ -51,14 +51,15 @@ LAW: dict[str, set[str]] = {
     },
     "feeders": {"adapter", "captions", "clip", "corpora", "encoding", "images", "lookahead", "search", "shards"},
     "generations": {"adapter", "appwriter", "corpora", "encoding", "feeders", "metrics", "search", "shards"},
-    "web": {"corpora", "images", "search", "serving"},
+    "relevance": {"metrics", "search"},
+    "web": {"corpora", "images", "metrics", "relevance", "search", "serving"},
     "engine": {"serving"},
     "demo": {"clip", "corpora", "search", "serving"},
 }
 LIBRARIES = {
     "torch": {"clip", "training"},
     "transformers": {"clip", "training"},
-    "vespa": {"search"},
+    "vespa": {"relevance", "search"},
     "pyarrow": {"corpora", "shards"},
     "datasets": {"corpora"},
     "granian": {"serving"},
@@ -72,6 +73,7 @@ LIBRARIES = {
     "pydicom": {"images"},
     "tifffile": {"images"},
     "sklearn": {"evaluation"},
+    "snowballstemmer": {"engine", "search"},
 }
 LIGHT = {"cli", "commands", "__init__", "__main__"}
 

@@ -191,12 +191,19 @@ def test_an_export_that_is_not_the_model_is_refused_and_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_says_why(clip: Clip, corpus: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_says_why_and_one_tower_is_exported_alone(
+    clip: Clip, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxfiles, "SECONDS", 0.0)
     with pytest.raises(CheckpointError, match="exists: choose another folder"):
         export_onnx(clip, tmp_path)
     slow = Clip(clip.model, SlowTokenizer(clip.tokenizer), clip.settings, "slow")
     with pytest.raises(CheckpointError, match=r"the tokenizer of slow has no tokenizer.json form"):
         export_onnx(slow, tmp_path / "out")
+    images_only = export_onnx(slow, tmp_path / "images", towers=("image",))  # which needs no tokenizer
+    assert [file.name for file in images_only.files] == ["image.onnx"]
+    assert images_only.text_input == {}
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["export.json", "image.onnx"]
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(b"no model")
     with pytest.raises(CheckpointError, match=r"onnxruntime cannot load torn.onnx"):

@@ -226,3 +226,7 @@ def test_an_absent_device_is_named() -> None:
     with pytest.raises(CheckpointError, match="'cuda:77' cannot be used"):
         choose_device("cuda:77")
     assert choose_device("cpu").type == "cpu"
+
+
+def test_a_model_says_what_it_multiplies_cosines_by(clip: Clip) -> None:
+    assert clip.logit_scale == pytest.approx(float(np.exp(SMALL.logit_scale)), rel=1e-5)

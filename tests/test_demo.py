@@ -11,7 +11,7 @@ import pytest
 from small_corpus import write_corpus
 from small_index import ROOT, write_shards
 
-from clipsearch.demo import Demo, DemoOptions, run_demo
+from clipsearch.demo import Demo, DemoOptions, _prepare, run_demo
 from clipsearch.search import SearchClient
 from clipsearch.shards import open_shards
 
@@ -55,3 +55,24 @@ def test_bad_images_are_left_out_shards_of_an_older_model_replaced_and_the_demo_
     assert said.out.count(", hybrid: ") == 3
     assert counts == [8]
     assert open_shards(folder / "shards").manifest.corpus == "damaged"
+
+
+def test_the_sample_corpus_is_encoded_with_its_parts_and_again_where_it_was_encoded_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[object, ...]] = []
+    monkeypatch.setattr(Demo, "attempt", lambda demo, *arguments: sent.append(arguments) or 0)
+    monkeypatch.setattr("clipsearch.demo._print_training", lambda model: None)
+    demo = Demo(DemoOptions(home=tmp_path))
+    (demo.folder / "model").mkdir(parents=True)
+    (demo.folder / "model" / "metrics.json").write_text('{"model_id": "tiny-1"}')
+    (demo.folder / "corpus").mkdir()
+    shards = demo.folder / "shards"
+    for before in (None, {"model_id": "tiny-1"}, {"model_id": "tiny-1", "patches": "2x2"}):
+        if before is not None:
+            shards.mkdir(exist_ok=True)
+            (shards / "manifest.json").write_text(json.dumps(before))
+        (demo.folder / "encoded.json").unlink(missing_ok=True)
+        _prepare(demo)
+    encodes = [arguments[6:] for arguments in sent if arguments[0] == "encode"]
+    assert encodes == [("--patches", "2x2"), ("--patches", "2x2", "--overwrite"), ("--patches", "2x2")]

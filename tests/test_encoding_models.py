@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,11 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from clipsearch.clip import PixelSettings, load_clip, save_clip
+from clipsearch.clip import Clip, PixelSettings, load_clip, save_clip
 from clipsearch.clip.encoders import Encoder, OnnxEncoder, TorchEncoder, load_encoder
+from clipsearch.clip.onnxfiles import quantise
 from clipsearch.clip.tokens import train_tokenizer
+from clipsearch.corpora import open_corpus
 from clipsearch.encoding import Encoder as Options
-from clipsearch.encoding import encode_corpus
+from clipsearch.encoding import encode, encode_corpus
 from clipsearch.errors import InputError
 from clipsearch.images import load_image
 from clipsearch.shards import open_shards
@@ -87,8 +90,8 @@ def test_an_image_embeds_the_same_alone_and_in_a_batch_of_64(
     assert encoder.model_id == load_clip(checkpoint, "cpu").model_id
 
 
-def test_the_onnx_encoder_gives_each_image_alone_to_an_int8_file(checkpoint: Path, tmp_path: Path) -> None:
-    clip = load_clip(checkpoint, "cpu")
+def flat_tower(clip: Clip, folder: Path) -> tuple[Path, NDArray[np.float32]]:
+    """An image tower of one matrix product, as ONNX in ``folder``, and its weights; made in no time."""
     weights = np.random.default_rng(0).standard_normal((3 * SIDE * SIDE, clip.dim)).astype(np.float32)
     nodes = [
         helper.make_node("Flatten", ["pixel_values"], ["flat"]),
@@ -101,14 +104,71 @@ def test_the_onnx_encoder_gives_each_image_alone_to_an_int8_file(checkpoint: Pat
         [helper.make_tensor_value_info("image_embeds", TensorProto.FLOAT, ["images", clip.dim])],
         [numpy_helper.from_array(weights, "weights")],
     )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder / "a.onnx")
+    return folder / "a.onnx", weights
+
+
+def test_the_onnx_encoder_gives_each_image_alone_to_an_int8_file(checkpoint: Path, tmp_path: Path) -> None:
+    clip = load_clip(checkpoint, "cpu")
+    file, weights = flat_tower(clip, tmp_path)
     pixels = np.stack([clip.preprocess(np.asarray(scene(seed=number))) for number in range(11)])
     values = clip.normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2)).flatten(1).numpy() @ weights
     expected = values / np.linalg.norm(values, axis=1, keepdims=True)
     for quantised in (False, True):
-        encoder = OnnxEncoder(clip, tmp_path / "a.onnx", quantised, threads=3)
+        encoder = OnnxEncoder(clip, file, quantised, threads=3)
         assert cosines(encoder.embed_pixels(pixels), expected).min() >= 0.99999
         assert encoder.embed_pixels(pixels[:0]).shape == (0, clip.dim)
+
+
+class Dying:
+    """A model whose run ends in the middle of the third batch."""
+
+    def __init__(self, model: Encoder) -> None:
+        self.model, self.batches = model, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.batches += 1
+        if self.batches == 3:
+            raise KeyboardInterrupt
+        return self.model.embed_pixels(pixels)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
+def test_an_image_embeds_the_same_alone_in_a_batch_and_in_a_run_that_was_resumed(
+    checkpoint: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "int8":
+        clip = load_clip(checkpoint, "cpu")
+        file = quantise(flat_tower(clip, tmp_path)[0], tmp_path / "a.int8.onnx")
+        encoder: Encoder = OnnxEncoder(clip, file, quantised=True, threads=2)
+    else:
+        encoder = load(checkpoint, cache, monkeypatch, kind)
+    root = tmp_path / "corpus"
+    (root / "images").mkdir(parents=True)
+    for number in range(70):
+        picture = scene(seed=number)
+        if number % 2:  # faint ones: beside bright ones in a batch, 8 bits shared with them would not be enough
+            picture = Image.blend(Image.new("RGB", picture.size, (122, 116, 104)), picture, 0.06)
+        picture.save(root / "images" / f"{number:02}.png")
+    (root / "captions-train.tsv").write_text("".join(f"{number:02}\tscene {number}\n" for number in range(70)))
+
+    def run(model: Any, out: str, batch: int) -> dict[str, NDArray[np.float32]]:
+        with open_corpus(root) as corpus:
+            encode(corpus, model, tmp_path / out, batch=batch, progress=False)
+        return {row.record.key: row.embedding for row in open_shards(tmp_path / out)}
+
+    whole = run(encoder, "whole", 64)
+    with pytest.raises(KeyboardInterrupt):
+        run(Dying(encoder), "resumed", 7)
+    resumed = run(encoder, "resumed", 64)
+    alone = run(encoder, "alone", 1)
+    assert whole.keys() == resumed.keys() == alone.keys()
+    assert len(whole) == 70
+    for other in (resumed, alone):
+        assert min(float(whole[key] @ other[key]) for key in whole) >= 0.9999
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

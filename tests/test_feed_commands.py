@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from feed_support import DIM, PixelModel, engine_of, fed, feed, index, picture, pixels, rewrite, write_corpus
 
+from clipsearch.corpora import Corpus
 from clipsearch.corpora.sample import write_sample
-from clipsearch.encoding import encode
+from clipsearch.encoding import Encoder, encode
 from clipsearch.errors import InputError, ServiceError, ShardError
 from clipsearch.shards import shard_files
 from feeders.feeding import FeedSummary
@@ -79,6 +80,24 @@ def test_a_bad_image_goes_to_the_ledger_and_the_rest_arrives(
     assert (summary["fed"], summary["failed_images"]) == (11, 1)
     assert [line["item"] for line in lines(summary["corpora"][0]["ledger"])] == ["images/5.png"]
     assert len(index(at[1], "bad")) == 11
+
+
+def test_the_model_is_run_as_encode_runs_it(at: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Encoder]] = []
+
+    def load(corpus: Corpus, checkpoint: str, encoder: Encoder) -> PixelModel:
+        asked.append((checkpoint, encoder))
+        return PixelModel(checkpoint)
+
+    monkeypatch.setattr("feeders.images.load_model", load)
+    corpus = write_corpus(tmp_path / "run", 3)
+    assert fed("images", corpus, *at, "--device", "cpu", "--precision", "bf16")["fed"] == 3
+    assert fed("images", corpus, *at, "--backend", "onnx-int8")["fed"] == 3
+    fed("sync", corpus, *at, "--backend", "onnx-int8")
+    assert [name for name, _ in asked[:2]] == ["pixels-1", "pixels-1"]
+    assert [encoder for _, encoder in asked[:2]] == [Encoder("cpu", "torch", "bf16"), Encoder("auto", "onnx-int8")]
+    folders = sorted(path.name for path in (tmp_path / "work" / "run").iterdir())
+    assert folders == ["pixels-1", "pixels-1-int8"]  # embeddings of 8 bits are another model's
 
 
 def test_several_corpora_go_in_one_command(pixels: type[PixelModel], at: list[Any], tmp_path: Path) -> None:

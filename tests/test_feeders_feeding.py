@@ -46,7 +46,8 @@ def run(fake: FakeVespa, tmp_path: Path) -> Callable[..., FeedSummary]:
 
 
 def sent(fake: FakeVespa) -> list[str]:
-    return [url.rsplit("/", 1)[1] for method, url in fake.requests if "/document/" in url and method != "GET"]
+    paths = [url.partition("?")[0] for method, url in fake.requests if "/document/" in url and method != "GET"]
+    return [path.rsplit("/", 1)[1] for path in paths]
 
 
 def letters(folder: Path) -> list[Failure]:
@@ -59,10 +60,32 @@ def test_each_kind_goes_its_way(fake: FakeVespa, run: Callable[..., FeedSummary]
     assert run([*puts(1), update, Operation("remove", name(2))]).fed == 3
     assert fake.documents[name(0)] == FIELDS | {"width": 0}
     assert {method: url for method, url in fake.requests if "/document/" in url} == {
-        "POST": "/document/v1/demo/image/docid/0",
-        "PUT": "/document/v1/demo/image/docid/1?condition=image.split%20%3D%3D%20%22a%20b%22&create=true",
-        "DELETE": "/document/v1/demo/image/docid/2",
+        "POST": "/document/v1/demo/image/docid/0?timeout=27000ms",
+        "PUT": "/document/v1/demo/image/docid/1?condition=image.split%20%3D%3D%20%22a%20b%22&create=true"
+        "&timeout=27000ms",
+        "DELETE": "/document/v1/demo/image/docid/2?timeout=27000ms",
     }
+
+
+def test_a_write_that_timed_out_in_the_endpoint_is_sent_again_unless_twice_would_be_wrong(
+    fake: FakeVespa, run: Callable[..., FeedSummary], tmp_path: Path
+) -> None:
+    counted: list[str] = []
+
+    def slow_at_first(method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        if not path.startswith("/document/") or method == "GET":
+            return None
+        counted.append(path)
+        first = counted.count(path) == 1
+        return (504, {"pathId": path, "message": "timed out"}) if first else (200, {"pathId": path})
+
+    fake.answer = slow_at_first
+    summary = run([*puts(2), Operation("update", name(5), {"width": {"increment": 1}})])
+    assert (summary.fed, summary.failed, summary.retries) == (2, 1, 2)
+    (letter,) = letters(tmp_path)
+    assert (letter.id, letter.status) == (name(5), 504)
+    assert "timed out" in letter.reason
+    assert dispatcher.UNSURE in letter.reason
 
 
 def test_numpy_values_are_json_too() -> None:
@@ -108,7 +131,7 @@ def test_an_unmet_condition_and_a_missing_document_are_no_failures(
     fake: FakeVespa, run: Callable[..., FeedSummary]
 ) -> None:
     fake.answer = lambda method, path, body: {"0": (412, {"pathId": "x"}), "1": (404, {"pathId": "x"})}.get(
-        path.rsplit("/", 1)[1]
+        path.partition("?")[0].rsplit("/", 1)[1]
     )
     summary = run(puts(3))
     assert (summary.fed, summary.unmet, summary.failed, summary.complete) == (1, 2, 0, True)
@@ -118,7 +141,7 @@ def test_an_unmet_condition_and_a_missing_document_are_no_failures(
 def test_a_failed_feed_started_again_sends_only_what_is_missing(
     fake: FakeVespa, run: Callable[..., FeedSummary], tmp_path: Path
 ) -> None:
-    fake.answer = lambda method, path, body: (507, {"message": "full"}) if path.endswith("/7") else None
+    fake.answer = lambda method, path, body: (507, {"message": "full"}) if "/7?" in path else None
     assert run(puts(20), total=20).failed == 1
     fake.answer = lambda method, path, body: None
     fake.requests.clear()
@@ -144,7 +167,7 @@ def test_a_producer_that_raises_leaves_a_journal_to_go_on_with(
 
 
 def test_an_index_that_was_emptied_is_not_taken_for_fed(fake: FakeVespa, run: Callable[..., FeedSummary]) -> None:
-    fake.answer = lambda method, path, body: (507, {}) if path.endswith("/7") else None
+    fake.answer = lambda method, path, body: (507, {}) if "/7?" in path else None
     run(puts(20))
     fake.documents.clear()
     fake.answer = lambda method, path, body: None

@@ -69,7 +69,7 @@ def test_a_document_that_fails_is_counted_written_down_and_stops_nobody(tmp_path
     folder = write(tmp_path / "shards", items)
 
     def refuse(method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        return (507, {"message": "disk is full"}) if path.endswith("/9.jpg") else None
+        return (507, {"message": "disk is full"}) if "/9.jpg?" in path else None
 
     with serve_fake() as fake:
         fake.answer = refuse

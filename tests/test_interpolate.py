@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,19 +29,13 @@ from clipsearch.training.wiseft import (
     plot_interpolation,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COLOURS = {
     **{"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 220), "yellow": (230, 220, 50)},
     **{"purple": (150, 40, 200), "orange": (240, 140, 30), "white": (240, 240, 240), "black": (15, 15, 15)},
 }
 WORDS = list(COLOURS)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def norm_model(seed: int) -> nn.Sequential:

@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_vespa import DIM, FakeVespa, serve_fake, unit
 
 from clipsearch.errors import CheckpointError, InputError, RejectedError, UnreachableError
-from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, hybrid, lexical, vector
-from clipsearch.search.client import read_vector
+from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, hybrid, lexical, query, vector
+from clipsearch.search.answers import read_facets, read_hit, read_vector
 from clipsearch.search.explain import as_json
 
 
@@ -236,3 +237,63 @@ def test_a_connection_that_the_server_closed_while_idle_is_no_error() -> None:
                 assert client.search(lexical("river")).total == 7
                 time.sleep(0.05)
         listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_facets_are_read_in_every_form_and_documents_without_a_value_are_left_out() -> None:
+    def group(value: str, count: int) -> dict[str, Any]:
+        return {"id": f"group:string:{value}", "value": value, "fields": {"count()": count}}
+
+    bucket = {"id": "group:long_bucket:320:1024", "limits": {"from": "320", "to": "1024"}, "fields": {"count()": 2}}
+    root = {
+        "id": "group:root:0",
+        "children": [
+            {"id": "grouplist:label", "label": "label", "children": [group("b", 2), group("", 9), group("a", 2)]},
+            {"id": "grouplist:size", "label": "size", "children": [group("null", 3), bucket]},
+        ],
+    }
+    facets = read_facets([{"id": "id:demo:image::a"}, root])
+    assert facets == {"corpus": {}, "label": {"a": 2, "b": 2}, "split": {}, "size": {"medium": 2}}
+    assert list(facets["label"]) == ["a", "b"]
+    assert read_facets([{"id": "id:demo:image::a"}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("closest", "box"),
+    [
+        ({"0-333-333-667": 1.0}, (0.0, 0.333, 0.333, 0.667)),
+        ({"type": "tensor<float>(patch{})", "cells": {"0-0-1000-500": 1.0}}, (0.0, 0.0, 1.0, 0.5)),
+        ({}, None),
+        ({"whole": 1.0}, None),
+        (None, None),
+    ],
+)
+def test_the_winning_patch_is_read_off_its_label(closest: Any, box: tuple[float, ...] | None) -> None:
+    features = {"closest(patches)": closest, "closeness(field,patches)": 0.5}
+    hit = read_hit({"id": "id:demo:image::a", "relevance": 0.5, "fields": {"matchfeatures": features}})
+    assert (hit.box, hit.semantic) == (box, 0.5)
+
+
+def test_an_application_without_patches_says_how_to_get_them(fake: FakeVespa) -> None:
+    refused = {"root": {"errors": [{"code": 4, "message": "schema 'image' does not contain the profile"}]}}
+    fake.answer = lambda method, path, body: (400, refused) if "patches" in str(body.get("yql")) else None
+    with SearchClient(fake.url) as client, pytest.raises(CheckpointError, match="has no patches: deploy"):
+        client.search(query.patches(unit(1), "m"))
+
+
+def test_an_encoder_takes_several_images_at_once_and_passes_on_the_models_logit_scale() -> None:
+    class Model:
+        model_id, dim = "m", 2
+
+        def embed_texts(self, texts: list[str]) -> np.ndarray:
+            return np.ones((len(texts), 2))
+
+        def embed_images(self, images: list[np.ndarray]) -> np.ndarray:
+            return np.stack([np.full(2, image.mean()) for image in images])
+
+    model: Any = Model()
+    vectors = QueryEncoder(model).images([np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)])
+    assert vectors.dtype == np.float32
+    assert vectors.tolist() == [[0, 0], [1, 1]]
+    assert QueryEncoder(model).logit_scale == 100
+    model.logit_scale = 14.3
+    assert QueryEncoder(model).logit_scale == 14.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from starlette.testclient import TestClient
 
 from clipsearch.commands.search import command as search_command
 from clipsearch.errors import CheckpointError, RejectedError, ShardError
+from clipsearch.images.patches import parse_patches
 from clipsearch.records import Embedded, Record
-from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, hybrid, lexical, vector
+from clipsearch.search import Filters, QueryEncoder, SearchClient, by_profile, hybrid, lexical, query, vector
 from clipsearch.shards import Manifest, ShardWriter, write_manifest
-from clipsearch.web.app import UiConfig, create_app
+from clipsearch.web.app import UiConfig, by_model, create_app
 from feeders.shards import feed_shards
 
 DIM, COUNT = 512, 50
@@ -28,12 +30,26 @@ def caption(number: int) -> str:
     return f"{number} boats beside a {THINGS[number % 5]}"
 
 
+def part(number: int, place: int, dim: int = DIM) -> np.ndarray:
+    """The embedding of one of the four parts that every other image has."""
+    return unit(1000 + 4 * number + place, dim)
+
+
 def write_shards(folder: Path, dim: int) -> Path:
     with ShardWriter(folder, dim) as writer:
         for number in range(COUNT):
             name = f"{number}.jpg"
-            record = Record("demo", name, f"images/{name}", (caption(number), "an image"), "test", THINGS[number % 5])
-            writer.add(Embedded(record, unit(number, dim), jpeg(number), 64, 48, f"{number:064x}", "random-1"))
+            place = (10.0 + number, -20.0) if number < 10 else (None, None)
+            captions = (caption(number), "an image")
+            record = Record("demo", name, f"images/{name}", captions, "test", THINGS[number % 5], *place)
+            patches = np.stack([part(number, place, dim) for place in range(4)]) if number % 2 else None
+            width = 64 * 2 ** (number % 7)
+            writer.add(
+                Embedded(
+                    record, unit(number, dim), jpeg(number), width, 48, f"{number:064x}", "random-1", patches,
+                    None if patches is None else parse_patches("2x2").boxes(width, 48),
+                )
+            )  # fmt: skip
     write_manifest(folder, Manifest("demo", "random-1", dim, COUNT, complete=True))
     return folder
 
@@ -108,6 +124,92 @@ def test_similar_images_and_documents_come_back(client: SearchClient) -> None:
     assert client.document_count("other") == 0
 
 
+def test_an_image_is_found_by_one_of_its_parts_which_the_hit_names(client: SearchClient) -> None:
+    best = client.search(query.patches(part(7, 2), "random-1")).hits[0]
+    assert (best.id, best.box) == ("id:demo:image::7.jpg", (0.0, 0.5, 0.5, 1.0))
+    assert best.semantic == pytest.approx(1, abs=0.01)
+    assert best.fields["patches_model"] == "random-1"
+    found = client.search(query.patches(part(7, 2), "random-1", filters=Filters(label="river"), hits=50))
+    assert {hit.fields["label"] for hit in found.hits} == {"river"}
+    assert len(found.hits) == 5  # of ten, every other has parts
+
+
+def test_parts_that_another_model_made_are_never_compared(client: SearchClient) -> None:
+    with pytest.raises(CheckpointError, match=r"no image .* has patches of the model other-1: .*--patches 3x3"):
+        client.search(query.patches(part(7, 2), "other-1"))
+    nothing = client.search(query.patches(part(7, 2), "random-1", filters=Filters(label="none")))
+    assert nothing.total == 0
+
+
+def test_facets_count_what_matches_and_each_without_its_own_filter(client: SearchClient) -> None:
+    counts = client.search(query.browse(facets=True, hits=0)).facets
+    assert counts["label"] == dict.fromkeys(sorted(THINGS), 10)
+    assert counts["corpus"] == {"demo": COUNT}
+    assert counts["split"] == {"test": COUNT}
+    widths = [64 * 2 ** (number % 7) for number in range(COUNT)]
+    expected = {name: sum(low <= width <= high for width in widths) for name, (low, high) in query.SIZES.items()}
+    assert counts["size"] == expected
+    assert list(counts["size"]) == ["small", "medium", "large", "huge"]
+    chosen = Filters(label="river", size="small")
+    found = client.faceted(partial(by_profile, "hybrid", "boats", unit(7, DIM)), chosen, hits=3)
+    assert [hit.fields["label"] for hit in found.hits] == ["river"] * 3
+    assert found.facets["corpus"]["demo"] == found.total
+    assert set(found.facets["label"]) == set(THINGS)
+    assert sum(found.facets["label"].values()) == expected["small"]
+    assert sum(found.facets["size"].values()) == 10
+    assert client.search(lexical("boats")).facets == {}
+
+
+def test_a_size_filter_and_every_order_restrict_and_sort(client: SearchClient) -> None:
+    small = client.search(query.browse(filters=Filters(size="medium"), hits=50))
+    assert {hit.fields["width"] for hit in small.hits} == {512}
+    for make in (
+        partial(lexical, "boats"), partial(vector, unit(7, DIM)), partial(query.patches, part(7, 2), "random-1"),
+        partial(hybrid, "boats", unit(7, DIM), profile="hybrid_linear"), query.browse,
+    ):  # fmt: skip
+        for sort, falling in (("label", False), ("width", True), ("corpus", False)):
+            values = [hit.fields[sort] for hit in client.search(make(sort=sort, hits=50, facets=True)).hits]
+            assert values == sorted(values, reverse=falling)
+            assert len(values) in (25, COUNT)
+
+
+def test_only_images_with_a_place_are_on_the_map(client: SearchClient) -> None:
+    everywhere = client.search(query.located(hits=50, facets=True))
+    assert everywhere.total == 10
+    assert {hit.fields["latitude"] for hit in everywhere.hits} == {10.0 + number for number in range(10)}
+    assert {hit.fields["longitude"] for hit in everywhere.hits} == {-20.0}
+    north = query.Area(15.0, -30.0, 90.0, 0.0)
+    assert client.search(query.located(area=north)).total == 5
+    assert client.search(lexical("river", area=north)).total == 1
+
+
+def test_a_hit_says_how_much_of_the_query_one_caption_holds(client: SearchClient) -> None:
+    for make in (lexical, partial(hybrid, embedding=unit(3, DIM))):
+        hits = client.search(make("boats beside an image", hits=50)).hits
+        assert {hit.complete for hit in hits} == {0.5}  # each half is in one caption
+    assert client.search(lexical("boat besides rivers")).hits[0].complete == 1.0
+
+
+def test_embeddings_travel_with_hits_that_ask_for_them(client: SearchClient) -> None:
+    hits = client.search(hybrid("boats", unit(7, DIM), summary="hit_vector", hits=5)).hits
+    for hit in hits:
+        assert np.array_equal(hit.embedding, client.embedding(hit.id))
+    assert hits[0].fields["captions"]
+    assert "embedding" not in hits[0].fields
+    bare = client.search(lexical("boats", summary="id")).hits[0]
+    assert (bare.fields, bare.embedding) == ({}, None)
+    assert bare.id.startswith("id:demo:image::")
+
+
+def test_a_sample_of_the_index_is_some_of_its_embeddings(client: SearchClient) -> None:
+    some = client.sample(20)
+    assert some.shape == (20, DIM)
+    assert np.array_equal(client.sample(20), some)
+    stored = {client.embedding(f"id:demo:image::{number}.jpg").tobytes() for number in range(COUNT)}
+    assert {row.tobytes() for row in some} < stored
+    assert len(client.sample(500)) == COUNT
+
+
 def test_vectors_of_another_size_are_refused_on_both_ways(url: str, tmp_path: Path) -> None:
     with SearchClient(url) as client, pytest.raises(CheckpointError, match="holds vectors of 512"):
         client.search(vector(unit(1, 256)))
@@ -134,7 +236,7 @@ def test_the_terminal_shows_the_hits(url: str) -> None:
 
 
 def test_the_page_shows_the_hits(url: str) -> None:
-    page = TestClient(create_app(UiConfig(url, QueryEncoder(Model()))))
+    page = TestClient(create_app(UiConfig(url, by_model(QueryEncoder(Model())))))
     for ranking in ("lexical", "vector", "hybrid", "hybrid_linear"):
         text = page.get("/", params={"q": "7 stadium", "ranking": ranking}).text
         assert 'src="/thumb/demo/7.jpg' in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch.errors import InputError
+from clipsearch.records import Generation
 from clipsearch.search import query
 from clipsearch.search.query import NO_FILTERS, Filters, by_profile, hybrid, lexical, similar, vector
 
 Q = np.array([0.6, 0.8], dtype=np.float32)
+YQL = query.yql()
 HOSTILE = st.one_of(
     st.text(min_size=1, max_size=200).filter(lambda text: bool(text.strip())),
     st.sampled_from(
@@ -25,18 +29,26 @@ HOSTILE = st.one_of(
 )  # fmt: skip
 
 
-@given(text=HOSTILE, corpus=st.text(max_size=20), label=HOSTILE, split=st.text(max_size=9))
-def test_no_text_or_filter_changes_the_yql(text: str, corpus: str, label: str, split: str) -> None:
-    filters = Filters(corpus, label, split)
-    plain = Filters(*("x" if value else "" for value in (corpus, label, split)))
+@given(
+    text=HOSTILE, corpus=st.text(max_size=20), label=HOSTILE, split=st.text(max_size=9),
+    size=st.sampled_from(["", *query.SIZES]), sort=st.sampled_from(list(query.SORTS)), facets=st.booleans(),
+    area=st.sampled_from([None, query.WORLD]),
+)  # fmt: skip
+def test_no_text_or_filter_changes_the_yql(
+    text: str, corpus: str, label: str, split: str, size: str, sort: str, facets: bool, area: query.Area | None
+) -> None:
+    filters = Filters(corpus, label, split, size)
+    plain = Filters(*("x" if value else "" for value in (corpus, label, split)), "small" if size else "")
+    options: Any = {"sort": sort, "facets": facets, "area": area}
     for make in (
-        lambda text, filters: lexical(text, filters=filters),
-        lambda text, filters: vector(Q, filters=filters),
-        lambda text, filters: hybrid(text, Q, filters=filters),
+        lambda text, filters: lexical(text, filters=filters, **options),
+        lambda text, filters: vector(Q, filters=filters, **options),
+        lambda text, filters: hybrid(text, Q, filters=filters, **options),
+        lambda text, filters: query.patches(Q, text, filters=filters, **options),
     ):
         request = make(text, filters)
         assert request["yql"] == make("river", plain)["yql"]
-        assert request["yql"] in query.YQL.values()
+        assert request["yql"] in YQL
         json.dumps(request).encode("utf-8")
 
 
@@ -112,6 +124,57 @@ def test_browsing_needs_no_words_and_can_count_only() -> None:
     assert request["yql"] == "select * from image where (true) and corpus contains @corpus"
     assert (request["hits"], request["corpus"]) == (0, "rsicd")
     assert NO_FILTERS.active() == {}
+
+
+def test_the_yql_is_as_many_texts_as_its_description_says() -> None:
+    said = query.__doc__ or ""
+    assert len(query.yql()) == 2048 + 1
+    assert "2,048 texts for each generation" in said
+    assert all("nearestNeighbor(embedding_g2,q_g2)" in text for text in query.yql(Generation(2)) if "embedding" in text)
+
+
+def test_sizes_meet_without_a_gap_and_travel_as_numbers() -> None:
+    bounds = list(query.SIZES.values())
+    assert bounds[0][0] == 1
+    assert all(low == before[1] + 1 for before, (low, _) in pairwise(bounds))
+    request = query.browse(filters=Filters(size="medium"))
+    assert (request["narrowest"], request["widest"]) == query.SIZES["medium"]
+    assert "size" not in request
+
+
+def test_an_order_leaves_no_global_phase_and_no_parameter_of_one() -> None:
+    request = hybrid("river", Q, profile="hybrid_linear", sort="label")
+    assert request["ranking.profile"] == "vector"
+    assert "input.query(alpha)" not in request
+    assert request["yql"].endswith(" order by label asc")
+    assert lexical("river", sort="width", facets=True)["yql"].partition(" | ")[0].endswith(" order by width desc")
+
+
+def test_the_embedding_travels_in_hex_by_the_summary_of_its_generation() -> None:
+    asked = {name: value for name, value in vector(Q, summary="hit_vector").items() if name.startswith("presentation")}
+    assert asked == {"presentation.summary": "hit_vector", "presentation.format.tensors": "hex"}
+    second = lexical("river", summary="hit_vector", generation=Generation(2))
+    assert second["presentation.summary"] == "hit_vector_g2"
+    assert "presentation.format.tensors" not in lexical("river", summary="id")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"filters": Filters(size="tiny")}, "no size 'tiny': choose one of small, medium"),
+        ({"sort": "random"}, "no order 'random': choose one of label, width"),
+        ({"summary": "default"}, "no summary 'default'"),
+    ],
+)
+def test_what_there_is_none_of_is_named(options: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        lexical("river", **options)
+
+
+@pytest.mark.parametrize("area", [(10, 0, 5, 1), (0, 20, 1, 10), (-91, 0, 0, 0), (0, 0, 0, 181), (np.nan, 0, 1, 1)])
+def test_an_area_that_is_none_is_refused(area: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="is no area"):
+        query.Area(*area)
 
 
 @pytest.mark.parametrize("bad", [np.ones((1, 2)), np.array([np.nan, 1.0])])

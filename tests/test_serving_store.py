@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from serving import STRING, State, music, opened, tensor
 
 from clipsearch.engine.documents.ids import parse_id
 from clipsearch.engine.documents.operations import Modify, Put, Remove
+from clipsearch.engine.documents.outcome import Outcome
 from clipsearch.engine.documents.selection import compile_selection
 from clipsearch.engine.documents.store import FILE, Change, DocumentStore
 from clipsearch.engine.documents.updates import parse_update
@@ -147,7 +147,7 @@ def test_operations_of_one_transaction_leave_what_they_leave_one_after_the_other
             go_on = threading.Event()
             holder = threading.Thread(target=state.store.exclusive, args=(lambda event=go_on: event.wait(10),))
             holder.start()
-            waiting: list[tuple[Future[None], bool]] = []
+            waiting: list[tuple[Outcome[None], bool]] = []
             for _ in range(int(random.integers(1, 60))):
                 key, year = str(random.integers(0, 12)), int(random.integers(0, 9))
                 doc = parse_id(f"id:space:music::{key}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -122,3 +123,16 @@ def test_shards_of_another_dimension_than_the_manifest_are_refused(tmp_path: Pat
     write_manifest(tmp_path / "s", Manifest("c", "m-1", 16, 2))
     with pytest.raises(ShardError, match="16 dimensions"):
         list(open_shards(tmp_path / "s"))
+
+
+def test_a_vector_with_gaps_is_a_damaged_shard_and_no_wrong_numbers(tmp_path: Path) -> None:
+    root = folder(tmp_path / "out", 3)
+    (path,) = shard_files(root)
+    table = pq.read_table(path)
+    numbers = table.column("embedding").combine_chunks().flatten().to_pylist()
+    numbers[DIM + 1] = None
+    gaps = pa.FixedSizeListArray.from_arrays(pa.array(numbers, pa.float32()), DIM)
+    at = table.schema.get_field_index("embedding")
+    pq.write_table(table.set_column(at, "embedding", gaps), path)
+    with pytest.raises(ShardError, match="1 gaps"):
+        list(open_shards(root))

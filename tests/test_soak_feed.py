@@ -10,11 +10,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from click.testing import CliRunner
 from engine_process import Running, start
 from fake_vespa import serve_fake
 from fault_proxy import fault_proxy
-from soak_feed import ROOT, contents, count, operation, start_feed, versions, write_shards
+from soak_feed import DIM, ROOT, contents, count, operation, start_feed, versions, write_shards
 
+from clipsearch.cli import cli
 from feeders import dispatcher
 from feeders.dispatcher import Failure
 from feeders.feeding import feed
@@ -139,7 +141,7 @@ def test_an_endpoint_that_fails_always_ends_the_feed_and_the_dead_letters_are_wh
             made, proxy.url, dead_letters=tmp_path / "dead.jsonl", total=documents, patience=patience, progress=False
         )
         seconds = time.monotonic() - begin
-        sent = {path.rsplit("/", 1)[1] for path in proxy.seen}
+        sent = {path.partition("?")[0].rsplit("/", 1)[1] for path in proxy.seen}
     failures = [Failure(**json.loads(line)) for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
     print(f"{kinds}: gave up after {seconds:.1f} s of {patience}; {summary}")
     assert patience <= seconds < patience + 2
@@ -149,3 +151,29 @@ def test_an_endpoint_that_fails_always_ends_the_feed_and_the_dead_letters_are_wh
     assert summary.failed == len(failures) <= 64
     assert summary.failed + summary.not_sent == documents
     assert "run the same command again" in str(summary)
+
+
+@pytest.mark.parametrize("kinds", [("503",), ("stall",), ("reset after",)], ids=str)
+def test_the_command_gives_up_in_time_with_an_exit_code_and_the_dead_letters_of_all_that_it_sent(
+    tmp_path: Path, kinds: tuple[str, ...], rounds: Rounds
+) -> None:
+    patience, documents = rounds(4, 300) / 10, rounds(300, 20_000)
+    shards = write_shards(tmp_path / "shards", documents)
+    arguments = ["feed", "shards", str(shards), "--patience", str(patience), "--json"]
+    with serve_fake(dim=DIM) as fake, fault_proxy(fake.url, 1.0, 2 * patience) as proxy:
+        proxy.kinds = kinds
+        begin = time.monotonic()
+        done = CliRunner().invoke(cli, [*arguments, "--url", proxy.url])
+        seconds = time.monotonic() - begin
+        sent = {path.partition("?")[0].rsplit("/", 1)[1] for path in proxy.seen}
+    summary = json.loads(done.stdout.splitlines()[-1])
+    letters = (shards / "dead-letters.jsonl").read_text().splitlines()
+    failed = [json.loads(line)["id"].rsplit(":", 1)[1] for line in letters]
+    print(f"{kinds}: exit code {done.exit_code} after {seconds:.1f} s of {patience}; {summary}")
+    assert done.exit_code == 1
+    assert summary["gave_up"]
+    assert (summary["fed"], summary["failed"] + summary["not_sent"]) == (0, documents)
+    assert sorted(failed) == sorted(sent)
+    assert summary["failed"] == len(failed)
+    assert summary["seconds"] < patience + 1
+    assert seconds < 3 * patience + 2  # the first document is tried alone before, once more where its connection broke

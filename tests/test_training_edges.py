@@ -19,13 +19,7 @@ from clipsearch.corpora import Corpus, open_corpus
 from clipsearch.errors import CorpusError
 from clipsearch.training import TrainOptions, finetune, tiny_options
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,9 @@ from clipsearch.errors import CheckpointError, InputError
 from clipsearch.training import TrainOptions, finetune, loop, state, step
 from clipsearch.training.state import Progress, read_progress
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -23,16 +23,10 @@ from clipsearch.training import FinetuneSummary, TrainOptions, finetune, loop, s
 from clipsearch.training.preparing import choose_splits
 from clipsearch.training.validation import Scores, scores_from_json
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EPOCHS = 10
 OPTIONS = tiny_options(epochs=EPOCHS, batch_size=24, image_size=32, augment="none", device="cpu", learning_rate=2e-3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,11 @@ from clipsearch.training.parameters import (
     tower_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = ["a red block", "a green block", "a blue circle", "two yellow stripes"]
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8))
 OPTIONS = TrainOptions(model="start", learning_rate=1e-3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def clip_model(layers: int = 2) -> Clip:

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,10 @@ from clipsearch.corpora import Corpus, open_corpus
 from clipsearch.training import TrainOptions, finetune, loop
 from clipsearch.training.state import FILE, read_progress
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS_PER_EPOCH, EPOCHS = 5, 3
 STEPS = STEPS_PER_EPOCH * EPOCHS
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

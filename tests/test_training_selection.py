@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -23,22 +23,16 @@ from clipsearch.records import Record
 from clipsearch.training import FinetuneSummary, TrainOptions, finetune, tiny_options
 from clipsearch.training.cache import DecodedSplit
 from clipsearch.training.loop import step_seed
-from clipsearch.training.ood import halves
+from clipsearch.training.ood import OutOfDomain, halves
 from clipsearch.training.options import METRICS
 from clipsearch.training.preparing import choose_splits, selection_metric
 from clipsearch.training.tensorboard import EventFile
 from clipsearch.training.validation import METRIC_NAMES, Scores, selection_score
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ZERO_SHOT = ZeroShotScores({1: 0.5, 3: 0.6, 5: 0.7, 10: 0.8}, images=10, classes=3)
 RETRIEVAL = RetrievalScores(0.3, 0.5, {1: 0.1, 5: 0.2, 10: 0.3}, {1: 0.3, 5: 0.4, 10: 0.5}, images=10, captions=20)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +148,29 @@ def test_each_metric_selects_by_its_own_number() -> None:
     assert set(METRICS) == set(METRIC_NAMES) == set(expected)
     for metric, value in expected.items():
         assert selection_score(metric, scores, 2.0) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("labels", "chosen_by"), [(("red", "green"), "hits@1"), (("", ""), "MRR@10")])
+def test_captions_that_choose_nothing_are_not_embedded(labels: tuple[str, str], chosen_by: str) -> None:
+    embedded: list[str] = []
+
+    class Counting:
+        dim = 2
+
+        def embed_pixels(self, pixels: np.ndarray) -> np.ndarray:
+            return np.eye(2, dtype=np.float32)
+
+        def embed_texts(self, texts: list[str]) -> np.ndarray:
+            embedded.extend(texts)
+            return np.eye(2, dtype=np.float32)[: len(texts)]
+
+    records = [Record("c", str(n), "", (f"caption {n}",), "test", label) for n, label in enumerate(labels)]
+    split = DecodedSplit(np.zeros((2, 4, 4, 3), np.uint8), records)
+    classes = {"red": "red", "green": "green"}
+    yardstick = OutOfDomain("elsewhere", classes, "a {}", split, split).yardstick()
+    assert chosen_by in yardstick.title
+    assert yardstick.score(Counting()) == 1.0  # type: ignore[arg-type]
+    assert embedded == (["a red", "a green"] if labels[0] else ["caption 0", "caption 1"])
 
 
 def test_a_metric_that_validation_cannot_give_is_refused_before_training(folders: list[Path]) -> None:

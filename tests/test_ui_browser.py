@@ -25,9 +25,9 @@ SERVE = """
 import sys
 from small_index import ColourModel
 from clipsearch.search import QueryEncoder
-from clipsearch.web.app import UiConfig
+from clipsearch.web.app import UiConfig, by_model
 from clipsearch.web.server import run_ui
-run_ui(UiConfig(sys.argv[1], QueryEncoder(ColourModel())), "127.0.0.1", int(sys.argv[2]))
+run_ui(UiConfig(sys.argv[1], by_model(QueryEncoder(ColourModel()))), "127.0.0.1", int(sys.argv[2]))
 """
 # What a script that slipped through escaping would look like to the policy.
 INLINE = "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))"

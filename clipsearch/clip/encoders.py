@@ -106,7 +106,7 @@ class TorchEncoder(Encoder):
 
 
 class OnnxEncoder(Encoder):
-    """The image tower as ``clipsearch export-onnx`` writes it, run by ONNX Runtime on the CPU's cores."""
+    """The image tower as ``clipsearch export`` writes it, run by ONNX Runtime on the CPU's cores."""
 
     def __init__(self, clip: Clip, file: Path, quantised: bool, threads: int = 0) -> None:
         super().__init__(clip)
@@ -223,7 +223,7 @@ def _exported(clip: Clip, int8: bool) -> Path:
 
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            export_onnx(clip, folder, int8=int8)
+            export_onnx(clip, folder, int8=int8, towers=("image",))
         except CheckpointError:
             if not file.is_file():  # else another process was faster
                 raise

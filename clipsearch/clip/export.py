@@ -28,6 +28,7 @@ from clipsearch.errors import CheckpointError
 IMAGE, TEXT, REPORT = "image_embeds", "text_embeds", "export.json"
 LEAST_COSINE = 0.9999  # of a float32 export to the model; quantised files are only reported
 WARN_COSINE = 0.99
+TOWERS = ("image", "text")
 LARGEST_FILE = 2_000_000_000  # bytes: a protobuf message holds 2 GiB
 TEXTS = (
     "a photo", "an aerial photograph of a harbour with many boats", "storage tanks near a river", "x",
@@ -73,6 +74,10 @@ class Export:
         return far + useless
 
 
+# a tower, what it is measured on, the name of its output, its free axes
+Part = tuple[nn.Module, list[Feed], str, Mapping[str, Any]]
+
+
 class ImageTower(nn.Module):
     """(N, 3, S, S) float32 normalised pixels -> (N, dim) of unit length."""
 
@@ -104,36 +109,34 @@ def made_up_samples(clip: Clip, count: int = 8) -> Samples:
     return Samples((fine * 255).byte().permute(0, 2, 3, 1).contiguous().numpy())
 
 
-def export_onnx(clip: Clip, out: Path, int8: bool = False, samples: Samples | None = None) -> Export:
-    """Write both towers of ``clip`` into the folder ``out``, which appears only when all of it stands.
+def export_onnx(
+    clip: Clip, out: Path, int8: bool = False, samples: Samples | None = None, towers: Sequence[str] = TOWERS
+) -> Export:
+    """Write the towers of ``clip`` into the folder ``out``, which appears only when all of it stands.
 
-    ``int8``: also files with 8-bit weights (dynamic quantisation). Raises ``CheckpointError`` when the folder exists,
-    a tower is too large for one file, or a float32 file does not give the model's own embeddings.
+    ``int8``: also files with 8-bit weights (dynamic quantisation). ``towers``: some of ``TOWERS``; tokenizer and
+    component go along with the text tower. Raises ``CheckpointError`` when the folder exists, a tower is too large for
+    one file, or a float32 file does not give the model's own embeddings.
     """
     if out.exists():
         raise CheckpointError(f"{out} exists: choose another folder, or remove it first")
-    tokenizer = _tokenizer_json(clip)
+    tokenizer = _tokenizer_json(clip) if "text" in towers else ""
     samples = samples or made_up_samples(clip)
-    pixels = torch.from_numpy(samples.pixels).permute(0, 3, 1, 2).to(clip.device)
-    images = Feed({"pixel_values": clip.normalise(pixels).cpu().numpy()}, clip.embed_pixels(samples.pixels), "images")
-    texts = [_text_feed(clip, text) for text in samples.texts]
-    towers = {
-        "image": (ImageTower(clip.model), [images], IMAGE, {"pixel_values": {0: "images"}}),
-        "text": (TextTower(clip.model, clip.needs_mask), texts, TEXT, _text_axes(clip)),
-    }
-    result = _description(clip, samples)
+    parts = [_image_part(clip, samples) if name == "image" else _text_part(clip, samples) for name in towers]
+    result = _description(clip, samples, towers)
     clip.model.cpu()
     try:
         with fresh_folder(out) as fresh:
-            for name, (tower, feeds, output, axes) in towers.items():
+            for name, (tower, feeds, output, axes) in zip(towers, parts, strict=True):
                 path = fresh / f"{name}.onnx"
                 _write(tower.eval(), feeds[0], output, axes, path, name)
                 result.files.append(compare(path, feeds, tower))
                 _require_agreement(result.files[-1])
                 if int8:
                     result.files.append(compare(quantise(path, fresh / f"{name}.int8.onnx"), feeds, None))
-            (fresh / "tokenizer.json").write_text(tokenizer)
-            (fresh / "embedder.xml").write_text(embedder_xml(clip.text_length))
+            if tokenizer:
+                (fresh / "tokenizer.json").write_text(tokenizer)
+                (fresh / "embedder.xml").write_text(embedder_xml(clip.text_length))
             (fresh / REPORT).write_text(json.dumps(report(result), indent=2) + "\n")
     finally:
         clip.model.to(clip.device)
@@ -166,7 +169,7 @@ def embedder_xml(max_tokens: int, model: str = "models/text.onnx") -> str:
     )
 
 
-def _description(clip: Clip, samples: Samples) -> Export:
+def _description(clip: Clip, samples: Samples, towers: Sequence[str]) -> Export:
     settings = clip.settings
     resize = "the whole image" if settings.resize == 0 else "the shorter side, then cut out the centre"
     image_input = {
@@ -179,7 +182,21 @@ def _description(clip: Clip, samples: Samples) -> Export:
         "names": ["input_ids", "attention_mask"], "shape": ["texts", "tokens"], "type": "int64",
         "max_tokens": clip.text_length, "reads_mask": clip.needs_mask, "output": TEXT,
     }  # fmt: skip
-    return Export(clip.model_id, clip.dim, samples.origin, image_input, text_input)
+    return Export(
+        clip.model_id, clip.dim, samples.origin,
+        image_input if "image" in towers else {}, text_input if "text" in towers else {},
+    )  # fmt: skip
+
+
+def _image_part(clip: Clip, samples: Samples) -> Part:
+    pixels = torch.from_numpy(samples.pixels).permute(0, 3, 1, 2).to(clip.device)
+    images = Feed({"pixel_values": clip.normalise(pixels).cpu().numpy()}, clip.embed_pixels(samples.pixels), "images")
+    return ImageTower(clip.model), [images], IMAGE, {"pixel_values": {0: "images"}}
+
+
+def _text_part(clip: Clip, samples: Samples) -> Part:
+    texts = [_text_feed(clip, text) for text in samples.texts]
+    return TextTower(clip.model, clip.needs_mask), texts, TEXT, _text_axes(clip)
 
 
 def _text_feed(clip: Clip, text: str) -> Feed:

@@ -67,6 +67,11 @@ class Clip:
         self._mean = torch.tensor(settings.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(settings.std, device=self.device).view(1, 3, 1, 1)
 
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines by before a softmax: the inverse of its temperature."""
+        return float(self.model.logit_scale.detach().exp())
+
     def preprocess(self, image: Pixels) -> Pixels:
         """(H, W, 3) uint8 RGB -> (image_size, image_size, 3) uint8; can run in decode threads."""
         return resize_and_crop(image, self.settings)

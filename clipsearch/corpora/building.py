@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,6 +19,28 @@ _SPLIT_NAMES = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
+
+Place = tuple[float | None, float | None]
+"""Latitude and longitude in degrees (WGS 84); ``NOWHERE`` when unknown."""
+
+NOWHERE: Place = (None, None)
+PLACE_COLUMNS = ("latitude", "longitude")
+
+
+def place_of(latitude: object, longitude: object) -> Place:
+    """Two cells of a table as a place; empty ones are nowhere. Raises ``ValueError`` for what is on no map."""
+    if latitude in (None, "") and longitude in (None, ""):
+        return NOWHERE
+    try:
+        north, east = float(str(latitude)), float(str(longitude))
+    except ValueError:
+        north = east = math.nan
+    if not (-90 <= north <= 90 and -180 <= east <= 180):
+        raise ValueError(
+            f"latitude {latitude}, longitude {longitude} is no place, so the map will not show the image: give degrees "
+            "from -90 to 90 and from -180 to 180"
+        )
+    return north, east
 
 
 def split_name(text: str) -> str | None:
@@ -66,7 +89,9 @@ class RecordBuilder:
         self._derived: set[int] = set()  # records whose split comes from their key
         self._keys: set[str] = set()
 
-    def add(self, name: str, captions: Iterable[str], split: str | None, label: str, where: str) -> None:
+    def add(
+        self, name: str, captions: Iterable[str], split: str | None, label: str, where: str, place: Place = NOWHERE
+    ) -> None:
         """Add the image that a caption file calls ``name``; ``where`` (file and line) goes into an issue's
         reason.
 
@@ -79,9 +104,11 @@ class RecordBuilder:
         if uri is None:
             self.issue(name, f"{self._source.index.why_missing(name)} ({where})")
         else:
-            self.add_uri(uri, name, captions, split, label)
+            self.add_uri(uri, name, captions, split, label, place)
 
-    def add_uri(self, uri: str, name: str, captions: Iterable[str], split: str | None, label: str) -> None:
+    def add_uri(
+        self, uri: str, name: str, captions: Iterable[str], split: str | None, label: str, place: Place = NOWHERE
+    ) -> None:
         """Add the image at ``uri``, whose key is made from ``name``."""
         cleaned = clean_captions(captions)
         records = self.listing.records
@@ -90,15 +117,25 @@ class RecordBuilder:
             if split in {None, old.split} or position in self._derived:
                 if split is not None:
                     self._derived.discard(position)
+                there = place if old.latitude is None else (old.latitude, old.longitude)
                 records[position] = replace(
-                    old, captions=old.captions + cleaned, label=old.label or label, split=split or old.split
-                )
+                    old, captions=old.captions + cleaned, label=old.label or label, split=split or old.split,
+                    latitude=there[0], longitude=there[1],
+                )  # fmt: skip
                 return
         key = self._key(name, uri)
         self._positions.setdefault(uri, []).append(len(records))
         if split is None:
             self._derived.add(len(records))
-        records.append(Record(self._source.corpus, key, uri, cleaned, split or split_by_hash(key), label))
+        records.append(Record(self._source.corpus, key, uri, cleaned, split or split_by_hash(key), label, *place))
+
+    def place(self, name: str, latitude: object, longitude: object) -> Place:
+        """``place_of``; for what is none, nowhere and an issue of the image ``name``, which itself stays."""
+        try:
+            return place_of(latitude, longitude)
+        except ValueError as error:
+            self.issue(name, str(error))
+            return NOWHERE
 
     def issue(self, item: str, reason: str) -> None:
         """Note an item that is left out."""

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 import pyarrow as pa
 
-from clipsearch.corpora.building import RecordBuilder, split_in_name, split_name
+from clipsearch.corpora.building import PLACE_COLUMNS, RecordBuilder, split_in_name, split_name
 from clipsearch.corpora.corpus import Listing
 from clipsearch.corpora.index import base_name
 from clipsearch.corpora.source import IMAGE_IDS, IMAGE_PATHS, Columns, Source, first_of
@@ -44,6 +44,7 @@ class _Layout:
     captions: list[str] = field(default_factory=list)
     label: str | None = None
     split: str | None = None
+    place: tuple[str, str] | None = None
     names: list[str] = field(default_factory=list)
     split_names: list[str] = field(default_factory=list)
     joins: bool = False  # whether ``path`` is a column of its own, so that rows of one name are one image
@@ -57,6 +58,7 @@ class _Row:
     captions: list[str] = field(default_factory=list)
     label: str = ""
     split: str = ""
+    place: tuple[Any, Any] = (None, None)
     bad: str = ""
 
 
@@ -108,13 +110,14 @@ def _read_table(name: str, source: Source, builder: RecordBuilder) -> None:
         where = f"{name}, row {row}"
         said, given, label, captions = values.split, values.path, values.label, values.captions
         split = split_name(said) if said else file_split
+        place = builder.place(where, *values.place)
         if values.bad:
             builder.issue(where, f"column {values.bad} is not UTF-8; save the table again as UTF-8")
         elif split is None and said:
             builder.issue(where, f"{said!r} is not a split: use train, validation or test")
         elif layout.kind == "path" or row in without:
             if given:
-                builder.add(given, captions, split, label, where)
+                builder.add(given, captions, split, label, where, place)
             else:
                 builder.issue(where, f"the row has no image in column {layout.image}")
         else:
@@ -122,14 +125,14 @@ def _read_table(name: str, source: Source, builder: RecordBuilder) -> None:
             if given and layout.joins:
                 uri = seen.setdefault((given, split, label), uri)
             default = f"{base_name(name).rpartition('.')[0]}-{row:06d}"
-            builder.add_uri(uri, given or default, captions, split, label)
+            builder.add_uri(uri, given or default, captions, split, label, place)
     for problem in problems:
         builder.issue(name, problem)
 
 
 def _rows(table: Table, layout: _Layout, problems: list[str]) -> Iterator[tuple[int, _Row]]:
     """Yield (row number, what the light columns say of it) without touching an image."""
-    wanted = [layout.path, *layout.captions, layout.label, layout.split]
+    wanted = [layout.path, *layout.captions, layout.label, layout.split, *(layout.place or ())]
     light = list(dict.fromkeys(name for name in wanted if name))
     if not light:
         yield from ((row, _Row()) for row in range(table.rows))
@@ -150,6 +153,7 @@ def _row(cells: dict[str, Any], layout: _Layout) -> _Row:
         [text for name in layout.captions for text in _texts(cells[name])],
         _label(cells.get(layout.label or ""), layout.names),
         _class(cells.get(layout.split or ""), layout.split_names) or "",
+        (cells.get(layout.place[0]), cells.get(layout.place[1])) if layout.place else (None, None),
     )
 
 
@@ -175,6 +179,8 @@ def _layout_of(table: Table, name: str, columns: Columns) -> _Layout:
         layout.path = f"{image}.path"
     layout.captions = [caption for caption in columns.captions_in(names) if caption != image]
     layout.label, layout.split = columns.label_in(names), columns.split_in(names)
+    north, east = (first_of(names, (column,)) for column in PLACE_COLUMNS)
+    layout.place = (north, east) if north and east else None
     layout.names = _class_names(schema, layout.label)
     layout.split_names = _class_names(schema, layout.split)
     return layout

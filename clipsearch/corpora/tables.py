@@ -3,9 +3,10 @@ caption a row.
 
 Columns: the image (``file``, ``filename``, ``file_name``, ``image``, ``path``, ``uri``), its captions
 (``caption``, ``captions``, ``text``, ``sentences``; a string or, in JSONL, a list), and optionally
-``split`` and ``label`` (or ``class``); other names can be given. Rows that name one image twice join. A row that
-cannot be used becomes an issue with its line number. Hugging Face's image folders (``train/metadata.jsonl`` beside
-its images) and ROCO's ``train/radiologytraindata.csv`` are tables in folders: names are relative to the table first.
+``split``, ``label`` (or ``class``), ``latitude`` and ``longitude``; other names can be given. Rows that name one image
+twice join. A row that cannot be used becomes an issue with its line number. Hugging Face's image folders
+(``train/metadata.jsonl`` beside its images) and ROCO's ``train/radiologytraindata.csv`` are tables in folders: names
+are relative to the table first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from clipsearch.corpora.building import RecordBuilder, split_in_name, split_name
+from clipsearch.corpora.building import PLACE_COLUMNS, RecordBuilder, split_in_name, split_name
 from clipsearch.corpora.corpus import Listing
 from clipsearch.corpora.index import base_name
 from clipsearch.corpora.source import CAPTIONS, IMAGE_IDS, IMAGE_PATHS, LABELS, SPLITS, Source
@@ -107,7 +108,8 @@ def _add(row: Row, file_split: str | None, folder: str, source: Source, builder:
     name = name.strip()
     if folder and source.index.find(f"{folder}/{name}") is not None:
         name = f"{folder}/{name}"
-    builder.add(name, _texts(row, source), split, str(label).strip() if label is not None else "", where)
+    place = builder.place(name, *(row.get(column) for column in PLACE_COLUMNS))
+    builder.add(name, _texts(row, source), split, str(label).strip() if label is not None else "", where, place)
 
 
 def _texts(row: Row, source: Source) -> list[str]:

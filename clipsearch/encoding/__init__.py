@@ -9,7 +9,7 @@ from clipsearch.encoding.corpus import Encoder, encode_corpus, load_model
 from clipsearch.encoding.encode import BATCH, EncodeSummary, encode
 from clipsearch.encoding.ledger import LEDGER
 from clipsearch.encoding.models import ImageModel
-from clipsearch.encoding.patches import PatchPlan, parse_patches
+from clipsearch.images.patches import PatchPlan, parse_patches
 
 __all__ = [
     "BATCH",

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from clipsearch.corpora import Corpus
 from clipsearch.encoding.ledger import LEDGER, Ledger
 from clipsearch.encoding.models import ImageModel, embed_captions, embed_pixels
-from clipsearch.encoding.patches import parse_patches
 from clipsearch.encoding.preparing import Prepared, Preparer
 from clipsearch.errors import ShardError
+from clipsearch.images.patches import parse_patches
 from clipsearch.lookahead import batched, map_ahead
 from clipsearch.records import Embedded, Record
 from clipsearch.shards import (
+    RECORD_COLUMNS,
     ROWS,
     FolderLock,
     Manifest,
@@ -28,6 +29,7 @@ from clipsearch.shards import (
     read_columns,
     read_manifest,
     read_shard,
+    record_of,
     shard_files,
     write_manifest,
     write_shard,
@@ -163,13 +165,11 @@ class _Run:
         Rows of another model or corpus, beside a manifest that somebody deleted, are as good as none.
         """
         self.shards = shard_files(self.out)
-        names = ("model_id", "corpus", "key", "uri", "captions", "split", "label", "content_hash")
+        names = (*RECORD_COLUMNS, "model_id", "content_hash")
         for path in self.shards:
             for row in read_columns(path, names):
                 if (row["model_id"], row["corpus"]) == (self.manifest.model_id, self.manifest.corpus):
-                    record = Record(
-                        row["corpus"], row["key"], row["uri"], tuple(row["captions"]), row["split"], row["label"]
-                    )
+                    record = record_of(row)
                     self.known[record.key] = _Known(path, row["content_hash"], hash(record))
         write_manifest(self.out, replace(self.manifest, count=len(self.known)))
 

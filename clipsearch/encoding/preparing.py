@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from clipsearch.corpora import Corpus
 from clipsearch.encoding.models import ImageModel, Pixels
-from clipsearch.encoding.patches import Boxes, PatchPlan
 from clipsearch.errors import ImageError, InputError
 from clipsearch.images import content_hash, load_image, small_jpeg, thumbnail
+from clipsearch.images.patches import Boxes, PatchPlan
 from clipsearch.records import Record
 
 

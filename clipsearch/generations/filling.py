@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clipsearch.adapter import Adapter
 from clipsearch.records import Embedded, Generation
-from clipsearch.search.client import read_vector
+from clipsearch.search.answers import read_vector
 from clipsearch.search.endpoint import SCHEMA, Endpoint
 from feeders.documents import bfloat16_hex
 from feeders.feeding import FeedSummary, feed

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from clipsearch.errors import CheckpointError, InputError, RejectedError
-from clipsearch.records import Generation, Hit, Results
+from clipsearch.records import Generation, Results
 from clipsearch.search import query
+from clipsearch.search.answers import FIRST, generation_of_name, generations_named, read_facets, read_hit, read_vector
 from clipsearch.search.endpoint import DEFAULT_URL, SCHEMA, Endpoint, parse_id
-from clipsearch.search.query import NO_FILTERS, Filters, Vector
+from clipsearch.search.query import NO_FILTERS, Filters, Options, Vector
 
-LEXICAL = "bm25(captions)"
 FRESH = 30.0  # seconds for which sizes and generations of the index are taken as known
-FIRST = Generation()
 _MOST_GENERATIONS = 100
-_SEMANTIC = re.compile(r"closeness\(field,embedding(?:_g(\d+))?\)")
 _VECTOR = re.compile(r"input\.query\(q(?:_g(\d+))?\)")
 
 
@@ -69,26 +69,50 @@ class SearchClient:
         """
         sought = next((match for match in map(_VECTOR.fullmatch, request) if match), None)
         if sought:
-            self._check_size(len(request[sought[0]]), _generation(sought[1]))
+            self._check_size(len(request[sought[0]]), generation_of_name(sought[1]))
         start = time.perf_counter()
         try:
             root = self._endpoint.query(request).get("root", {})
         except RejectedError as error:
             if sought and error.status in (200, 400):
-                self._check_lives(_generation(sought[1]))
+                self._check_lives(generation_of_name(sought[1]))
+            if query.PATCH_TENSOR in request and error.status == 400:
+                self._check_patches(str(request.get("model_id", "")), error)
             raise
         seconds = time.perf_counter() - start
-        hits = tuple(_hit(child) for child in root.get("children", ()))
-        return Results(hits, int(root.get("fields", {}).get("totalCount", 0)), dict(request), seconds)
+        children = root.get("children", ())
+        hits = tuple(read_hit(child) for child in children if not str(child.get("id", "")).startswith("group:"))
+        total = int(root.get("fields", {}).get("totalCount", 0))
+        if query.PATCH_TENSOR in request and not total:
+            self._check_patches(str(request.get("model_id", "")))
+        return Results(hits, total, dict(request), seconds, read_facets(children))
 
-    def similar(self, document_id: str, *, filters: Filters = NO_FILTERS, hits: int = 10, offset: int = 0) -> Results:
+    def faceted(self, build: Callable[..., query.Request], filters: Filters = NO_FILTERS, **options: Any) -> Results:
+        """Search with facets, each counted without its own filter, so that another value of it can be chosen.
+
+        ``build`` makes the request from ``filters=``, ``hits=`` and so on: a function of ``query`` with its query
+        bound, e.g. ``partial(query.by_profile, "hybrid", text, embedding)``. ``options`` are passed on. Each filter
+        that is set costs a further request of no hits; they are sent side by side.
+        """
+        requests = [build(**{**options, "filters": filters, "facets": True})]
+        opened = tuple(filters.active())
+        for name in opened:
+            others = {**options, "filters": replace(filters, **{name: ""}), "facets": True, "hits": 0, "offset": 0}
+            requests.append(build(**others))
+        if not opened:
+            return self.search(requests[0])
+        with ThreadPoolExecutor(len(requests)) as pool:
+            found, *counts = pool.map(self.search, requests)
+        reopened = {name: each.facets.get(name, {}) for name, each in zip(opened, counts, strict=True)}
+        return replace(found, facets={**found.facets, **reopened})
+
+    def similar(self, document_id: str, **options: Unpack[Options]) -> Results:
         """The images nearest to an indexed one, itself left out. ``InputError`` when it is not in the index."""
-        generation = self.active()
-        embedding = self.embedding(document_id, generation)
-        request = query.similar(embedding, filters=filters, hits=hits, offset=offset, generation=generation)
-        found = self.search(request)
-        others = tuple(hit for hit in found.hits if hit.id != document_id)[:hits]
-        return Results(others, found.total, found.request, found.seconds)
+        generation = options.get("generation") or self.active()
+        options["generation"] = generation
+        found = self.search(query.similar(self.embedding(document_id, generation), **options))
+        others = tuple(hit for hit in found.hits if hit.id != document_id)[: options.get("hits", 10)]
+        return replace(found, hits=others)
 
     def get(self, document_id: str, fields: tuple[str, ...] = ()) -> dict[str, Any] | None:
         """Fields of one document (all without ``fields``), or None if it is not there."""
@@ -104,6 +128,17 @@ class SearchClient:
         if generation.field not in fields:
             raise InputError(f"{document_id} has no embedding: feed it again")
         return read_vector(fields[generation.field])
+
+    def sample(self, count: int, generation: Generation = FIRST) -> Vector:
+        """Embeddings of ``count`` pseudo-random documents, (N, D) float32; N is less where the index has no more.
+
+        A visit goes through the buckets, which are hashes of the ids, so that its first documents are a sample of all
+        corpora. The same index gives the same sample.
+        """
+        documents = self._endpoint.visit(fields=generation.field)
+        stored = (document.get("fields", {}).get(generation.field) for document in documents)
+        rows = [read_vector(value) for value in islice(filter(None, stored), count)]
+        return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
 
     def thumbnail(self, document_id: str) -> bytes | None:
         """The JPEG that travels in the document, or None if there is none."""
@@ -174,6 +209,14 @@ class SearchClient:
         """How many documents have an embedding of ``generation`` by this model."""
         return self.search(query.of_model(model_id, generation)).total
 
+    def count_of_patches(self, model_id: str) -> int:
+        """How many documents have patches by this model."""
+        return self.search(query.of_patches_model(model_id)).total
+
+    def has_patches(self, model_id: str) -> bool:
+        """Whether any image in the index has patches of this model. Cached when there are."""
+        return bool(self._cached(("patches", model_id), lambda: self.count_of_patches(model_id) or None))
+
     def vector_size(self, generation: Generation = FIRST) -> int | None:
         """D of a generation's embeddings, read off one of them; None while there is none. Cached."""
         size: int | None = self._cached(("size", generation), lambda: self._read_size(generation))
@@ -195,12 +238,13 @@ class SearchClient:
     def _read_generations(self) -> dict[Generation, str]:
         for child in self._endpoint.query(query.browse(hits=1)).get("root", {}).get("children", ()):
             fields = child.get("fields", {})
-            return {each: str(fields.get(each.model_field, "")) for each in _named(fields.get("matchfeatures", {}))}
+            generations = generations_named(fields.get("matchfeatures", {}))
+            return {each: str(fields.get(each.model_field, "")) for each in generations}
         return {}
 
     def _read_active(self) -> Generation:
         for child in self._endpoint.query(query.of_default_profile()).get("root", {}).get("children", ()):
-            return min(_named(child.get("fields", {}).get("matchfeatures", {})), default=FIRST)
+            return min(generations_named(child.get("fields", {}).get("matchfeatures", {})), default=FIRST)
         return FIRST
 
     def _find(self, model_id: str) -> Generation | None:
@@ -235,6 +279,21 @@ class SearchClient:
                 f"embeddings of {self._models()}: search with that model"
             )
 
+    def _check_patches(self, model_id: str, refusal: RejectedError | None = None) -> None:
+        """Raise ``CheckpointError`` when there is nothing that a vector of this model could be compared with."""
+        try:
+            if self._cached(("patches", model_id), lambda: self.count_of_patches(model_id) or None):
+                return
+        except RejectedError as error:
+            raise CheckpointError(
+                f"the application deployed at {self.url} has no patches: deploy the package that 'clipsearch app' "
+                "writes now (start the engine with --app), and feed the images again with --patches 3x3"
+            ) from (refusal or error)
+        raise CheckpointError(
+            f"no image in the index at {self.url} has patches of the model {model_id}: feed them with 'clipsearch feed "
+            "images CORPUS --model MODEL --patches 3x3', or feed shards that were encoded with --patches"
+        ) from refusal
+
     def _check_size(self, given: int, generation: Generation) -> None:
         try:
             size = self.vector_size(generation)
@@ -248,56 +307,3 @@ class SearchClient:
                 f"the model gives vectors of {given} numbers, and the index at {self.url} holds vectors of {size}: "
                 "search with the model that its images were encoded with"
             )
-
-
-def _generation(number: str | None) -> Generation:
-    return Generation(int(number)) if number else FIRST
-
-
-def _named(features: Mapping[str, Any]) -> list[Generation]:
-    """The generations whose closeness is among a hit's match features."""
-    return sorted(_generation(match[1]) for match in map(_SEMANTIC.fullmatch, features) if match)
-
-
-def read_vector(value: Any) -> Vector:
-    """A stored tensor<...>(x[D]) as (D,) float32, from the JSON forms in which Vespa renders it.
-
-    ``{"type", "values": [..]}``, a bare list, or hex of bfloat16 (4 digits a cell) or float (8, told by
-    ``type``).
-    """
-    kind = value.get("type", "") if isinstance(value, dict) else ""
-    cells = value.get("values") if isinstance(value, dict) else value
-    if isinstance(cells, str):
-        if "float>" in kind and "bfloat16" not in kind:
-            return np.frombuffer(bytes.fromhex(cells), ">f4").astype(np.float32)
-        high = np.frombuffer(bytes.fromhex(cells), ">u2").astype(np.uint32)
-        return (high << 16).view(np.float32)
-    if not isinstance(cells, list):
-        raise RejectedError(502, f"the endpoint renders an embedding in an unknown form: {str(value)[:80]}")
-    return np.asarray(cells, dtype=np.float32)
-
-
-def _hit(child: Mapping[str, Any]) -> Hit:
-    fields = dict(child.get("fields", {}))
-    parts = fields.pop("matchfeatures", {})
-    fields.pop("sddocname", None)
-    document_id = str(fields.pop("documentid", child.get("id", "")))
-    return Hit(
-        id=document_id,
-        relevance=_number(child.get("relevance")),
-        fields=fields,
-        lexical=_number(parts.get(LEXICAL)),
-        semantic=max((_number(value) for name, value in parts.items() if _SEMANTIC.fullmatch(name)), default=0.0),
-    )
-
-
-def _number(value: Any) -> float:
-    """Vespa renders NaN and infinities as null, and -Infinity relevance as a string: all become 0.
-
-    Neither has a form in JSON, so one of them would make ``--json`` and the page's JSON twin unreadable.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return 0.0
-    return number if math.isfinite(number) else 0.0

@@ -62,3 +62,13 @@ class QueryEncoder:
         """(D,) float32 of unit norm for one (H, W, 3) uint8 image."""
         with self._lock:
             return np.asarray(self.model.embed_images([image])[0], dtype=np.float32)
+
+    def images(self, images: Sequence[Any]) -> Vector:
+        """(N, D) float32 of unit norm for N images of (H, W, 3) uint8. Nobody else is answered meanwhile: give few."""
+        with self._lock:
+            return np.asarray(self.model.embed_images(images), dtype=np.float32)
+
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines by before a softmax; CLIP's own 100 for a model that does not say."""
+        return float(getattr(self.model, "logit_scale", 100.0))

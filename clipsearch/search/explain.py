@@ -19,7 +19,7 @@ def cosine(semantic: float) -> float | None:
 
 def as_json(results: Results, first_rank: int = 1) -> dict[str, Any]:
     """Results for machines: the request that was sent without its vector, and each hit with its parts."""
-    request = {name: value for name, value in results.request.items() if name != "input.query(q)"}
+    request = {name: value for name, value in results.request.items() if not name.startswith("input.query(q")}
     return {
         "total": results.total,
         "seconds": round(results.seconds, 4),

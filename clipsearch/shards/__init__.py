@@ -19,10 +19,11 @@ from clipsearch.shards.folder import (
     shard_files,
     write_manifest,
 )
-from clipsearch.shards.table import read_columns, read_shard, write_shard
+from clipsearch.shards.table import RECORD_COLUMNS, read_columns, read_facts, read_shard, record_of, write_shard
 
 __all__ = [
     "MANIFEST",
+    "RECORD_COLUMNS",
     "ROWS",
     "FolderLock",
     "Manifest",
@@ -30,8 +31,10 @@ __all__ = [
     "Shards",
     "open_shards",
     "read_columns",
+    "read_facts",
     "read_manifest",
     "read_shard",
+    "record_of",
     "shard_files",
     "write_manifest",
     "write_shard",

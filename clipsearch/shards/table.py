@@ -2,12 +2,14 @@
 
 ``embedding`` is ``fixed_size_list<float32>[dim]``, ``thumbnail`` JPEG bytes. On demand: ``patches``
 ``list<fixed_size_list<float32>[dim]>`` with ``patch_boxes`` ``list<fixed_size_list<int32>[4]>`` (left, top, right,
-bottom in px of the upright image), and ``caption_embeddings``, one vector a caption.
+bottom in px of the upright image), and ``caption_embeddings``, one vector a caption. ``latitude`` and ``longitude``
+are there when an image of the shard has a place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,9 @@ def to_table(rows: Sequence[Embedded], dim: int, name: str) -> Any:
         "thumbnail": pa.array([row.thumbnail for row in rows], pa.binary()),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), dim),
     }
+    if any(record.latitude is not None for record in records):
+        for name_of in ("latitude", "longitude"):
+            columns[name_of] = pa.array([getattr(record, name_of) for record in records], pa.float64())
     if any(row.patches is not None for row in rows):
         columns["patches"] = _lists([row.patches for row in rows], dim, np.float32, name)
         columns["patch_boxes"] = _lists([row.boxes for row in rows], 4, np.int32, name)
@@ -95,9 +100,38 @@ def read_columns(path: Path, names: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a row says without its vectors. ``size``: width and height in px; ``boxes``: (P, 4), if they were read."""
+
+    record: Record
+    content_hash: str
+    size: tuple[int, int]
+    boxes: NDArray[np.int32] | None = None
+
+
+RECORD_COLUMNS = ("corpus", "key", "uri", "captions", "split", "label", "latitude", "longitude")
+
+
+def read_facts(path: Path, boxes: bool = False) -> Iterator[Facts]:
+    """The rows of one shard without embeddings and thumbnails; with ``boxes``, where their patches lie."""
+    names = (*RECORD_COLUMNS, "content_hash", "width", "height", *(["patch_boxes"] if boxes else []))
+    for row in read_columns(path, names):
+        found = np.asarray(row.get("patch_boxes") or (), np.int32).reshape(-1, 4) if boxes else None
+        yield Facts(record_of(row), row["content_hash"], (row["width"], row["height"]), found)
+
+
+def record_of(row: Mapping[str, Any]) -> Record:
+    """The record in a row of ``RECORD_COLUMNS``; shards without places lack the last two."""
+    return Record(
+        row["corpus"], row["key"], row["uri"], tuple(row["captions"]), row["split"], row["label"],
+        row.get("latitude"), row.get("longitude"),
+    )  # fmt: skip
+
+
 def rows_of(batch: Any, dim: int) -> Iterable[Embedded]:
     """The rows of a record batch with a shard's columns."""
-    vectors = batch.column("embedding").flatten().to_numpy().reshape(-1, dim)
+    vectors = _numbers(batch.column("embedding").flatten(), np.float32).reshape(-1, dim)
     patches = _arrays(batch, "patches", dim)
     boxes = _arrays(batch, "patch_boxes", 4)
     texts = _arrays(batch, "caption_embeddings", dim)
@@ -105,13 +139,14 @@ def rows_of(batch: Any, dim: int) -> Iterable[Embedded]:
     def columns(*names: str) -> Iterator[tuple[Any, ...]]:  # rows as dictionaries would cost twice as much
         return zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
-    records = columns("corpus", "key", "uri", "captions", "split", "label")
+    held = [name for name in RECORD_COLUMNS if name in batch.schema.names]
+    records = columns(*held)
     others = columns("thumbnail", "width", "height", "content_hash", "model_id")
     for number, (record, other, vector) in enumerate(zip(records, others, vectors, strict=True)):
-        corpus, key, uri, captions, split, label = record
+        corpus, key, uri, captions, split, label, *place = record
         thumbnail, width, height, content_hash, model_id = other
         yield Embedded(
-            Record(corpus, key, uri, tuple(captions), split, label), vector,
+            Record(corpus, key, uri, tuple(captions), split, label, *place), vector,
             thumbnail, width, height, content_hash, model_id,
             patches[number] if patches else None, boxes[number] if boxes else None, texts[number] if texts else None,
         )  # fmt: skip
@@ -122,9 +157,21 @@ def _arrays(batch: Any, name: str, width: int) -> list[NDArray[Any]]:
     if name not in batch.schema.names:
         return []
     column = batch.column(name)
-    flat = column.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))
+    flat = _numbers(column.flatten().flatten(), np.int32 if name == "patch_boxes" else np.float32).reshape(-1, width)
+    ends = np.cumsum(_numbers(column.value_lengths(), np.int32))
     return [flat[end - count : end] for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
+
+
+def _numbers(array: Any, kind: type[Any]) -> NDArray[Any]:
+    """An Arrow array as it lies in memory.
+
+    Its own ``to_numpy`` imports pandas where that is installed: half a second of each command that reads shards.
+    """
+    if array.null_count or array.type != pa.from_numpy_dtype(kind):
+        raise pa.ArrowInvalid(f"a column of vectors has {array.null_count} gaps and numbers of type {array.type}")
+    if not len(array):
+        return np.zeros(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * np.dtype(kind).itemsize)
 
 
 def open_parquet(path: Path) -> Any:

@@ -27,7 +27,12 @@ class Batch:
 
 
 def caption_key(caption: str) -> str:
-    """What makes two captions the same: letter case, spacing and a final full stop do not count."""
+    """What makes two captions the same in a batch: letter case, spacing and a final full stop do not count.
+
+    ``captions.normalise_caption`` is coarser, since it passes over all punctuation: of the 18,188 captions of RSICD
+    that differ here, it takes five pairs together, for a comma, a bracket or a hyphen. It must not take this one's
+    place: the batches of a seed, and so a run that is resumed, depend on what is the same here.
+    """
     return " ".join(caption.casefold().split()).rstrip(" .")
 
 

@@ -1,137 +1,153 @@
-"""The routes of the search page.
+"""The application: the routes of all pages, what surrounds them, and errors for people.
 
-``/`` is the page and ``/index.json`` its twin; ``/thumb/...`` and ``/image/...`` are pictures by document id;
-``POST /upload`` takes an image and redirects to ``/?img=<token>``; ``/health`` says how the endpoint is.
+``/`` is the search page (``page.py``); ``/thumb/...`` and ``/image/...`` are pictures by document id; ``POST /upload``
+takes an image and redirects to ``/?img=<token>``; ``/health`` says how the endpoint is. Each further page is a module
+with ``routes(ui)``, named in ``PAGES``.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from clipsearch.errors import InputError, ServiceError
-from clipsearch.search import QueryEncoder, SearchClient
-from clipsearch.web.page import RANKINGS, Page, Searcher
-from clipsearch.web.pictures import Pictures, picture_response
+from clipsearch.errors import ClipsearchError, ServiceError
+from clipsearch.web import compare, inside, judging, mapview, page
+from clipsearch.web.pictures import FOR_EVER, picture_response
 from clipsearch.web.security import HostGuard, SecurityHeaders, check_same_origin
+from clipsearch.web.site import STATIC, Ui, UiConfig, by_model
 from clipsearch.web.state import PageState
-from clipsearch.web.uploads import MAX_UPLOAD, Uploads, embed_upload, read_upload
+from clipsearch.web.uploads import embed_upload, read_upload
 
-HERE = Path(__file__).parent
-STATIC = HERE / "static"
+__all__ = ["PAGES", "Ui", "UiConfig", "by_model", "create_app"]
 
+PAGES: tuple[Callable[[Ui], list[Route]], ...] = (
+    page.routes, compare.routes, mapview.routes, inside.routes, judging.routes,
+)  # fmt: skip
+"""What gives the routes of each page."""
 
-@dataclass(frozen=True, slots=True)
-class UiConfig:
-    """``url``: the endpoint. ``encoder``: None leaves words only. ``roots``: corpus name -> folder of its images."""
-
-    url: str
-    encoder: QueryEncoder | None = None
-    roots: Mapping[str, Path] = field(default_factory=dict)
+_PICTURES = ("/thumb/", "/image/", "/uploaded/")
 
 
-class Ui:
-    """The handlers. Synchronous ones run on Starlette's threads, so a slow model or engine holds up nobody else."""
+class Compressed:
+    """ASGI middleware that compresses text; pictures are compressed as they are."""
 
-    def __init__(self, config: UiConfig) -> None:
-        self.client = SearchClient(config.url, timeout=10.0)
-        self.uploads = Uploads()
-        self.searcher = Searcher(self.client, config.encoder, self.uploads)
-        self.pictures = Pictures(self.client, config.roots)
-        self.templates = _templates()
+    def __init__(self, app: ASGIApp) -> None:
+        self.plain, self.packed = app, GZipMiddleware(app, minimum_size=1000, compresslevel=5)
 
-    def index(self, request: Request) -> Response:
-        """The page."""
-        return self.html(self._page(request))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything through, by way of gzip where it is worth it."""
+        is_picture = scope["type"] == "http" and scope["path"].startswith(_PICTURES)
+        await (self.plain if is_picture else self.packed)(scope, receive, send)
 
-    def index_json(self, request: Request) -> Response:
-        """The page's JSON twin: the same state, the same status."""
-        page = self._page(request)
-        return JSONResponse(page.as_json(), page.status)
+
+class KeptFiles(StaticFiles):
+    """Static files, kept for ever by browsers where their URL has a version."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """As Starlette answers; the scope is the third argument."""
+        response = super().file_response(*args, **kwargs)
+        scope: Scope = kwargs.get("scope") or args[2]
+        if b"v=" in scope["query_string"]:
+            response.headers["Cache-Control"] = FOR_EVER
+        return response
+
+
+class Files:
+    """Pictures by document id, uploads, and how the endpoint is."""
+
+    def __init__(self, ui: Ui) -> None:
+        self.ui = ui
+
+    def routes(self) -> list[Route]:
+        """The routes."""
+        return [
+            Route("/thumb/{corpus}/{key}", self.thumb),
+            Route("/image/{corpus}/{key}", self.image),
+            Route("/uploaded/{token}", self.uploaded),
+            Route("/upload", self.upload, methods=["POST"]),
+            Route("/health", self.health),
+            Route("/favicon.ico", lambda request: FileResponse(STATIC / "icon.svg")),
+        ]
 
     def thumb(self, request: Request) -> Response:
         """A thumbnail out of the index."""
-        return picture_response(request, self.pictures.thumbnail(**request.path_params))
+        return picture_response(request, self.ui.pictures.thumbnail(**request.path_params))
 
     def image(self, request: Request) -> Response:
         """A full-size file below a corpus root."""
-        return picture_response(request, *self.pictures.full_size(**request.path_params))
+        return picture_response(request, *self.ui.pictures.full_size(**request.path_params))
 
     def uploaded(self, request: Request) -> Response:
         """The thumbnail of an upload."""
-        upload = self.uploads.get(request.path_params["token"])
+        upload = self.ui.uploads.get(request.path_params["token"])
         if upload is None:
             raise HTTPException(404, "That upload is forgotten by now.")
         return picture_response(request, upload.thumbnail)
 
     async def upload(self, request: Request) -> Response:
-        """Take an image and go to the page that searches by it."""
+        """Take an image and go to the page that searches by it, keeping what the form's URL says beside it."""
         check_same_origin(request)
-        encoder = self.searcher.encoder
-        if encoder is None:
+        encoders = self.ui.searcher.encoders
+        if not encoders:
             raise HTTPException(409, "Searching by image needs a model: start the page with --model DIR.")
         data, name = await read_upload(request)
-        upload = await run_in_threadpool(embed_upload, self.uploads, encoder, data, name)
-        return RedirectResponse(f"/?img={upload.token}", 303)
+        upload = await run_in_threadpool(embed_upload, self.ui.uploads, encoders, data, name)
+        state = PageState.parse(request.query_params)
+        return RedirectResponse(f"/{state.query_string(img=upload.token, like='')}", 303)
 
     def health(self, request: Request) -> Response:
         """200 while the endpoint answers, else 503."""
-        encoder = self.searcher.encoder
-        about: dict[str, Any] = {"endpoint": self.client.url, "model": encoder and encoder.model.model_id}
+        models = list(self.ui.searcher.encoders)
+        about: dict[str, Any] = {"endpoint": self.ui.client.url, "model": models[0] if models else None}
         try:
-            return JSONResponse({"status": "ok", **about, "documents": self.client.document_count()})
+            return JSONResponse({"status": "ok", **about, "documents": self.ui.client.document_count()})
         except ServiceError as error:
             return JSONResponse({"status": "down", **about, "message": str(error)}, 503)
 
+
+class Errors:
+    """Errors that no handler took: a page with a sentence, JSON for the JSON twins, plain text for pictures."""
+
+    def __init__(self, ui: Ui) -> None:
+        self.ui = ui
+
     async def on_http_error(self, request: Request, error: Exception) -> Response:
-        """Errors for people: the page with a sentence; for pictures just the sentence."""
+        """What Starlette or a handler refuses by status."""
         assert isinstance(error, HTTPException)
         sentence = {404: "There is no such page.", 405: "That cannot be done here."}.get(error.status_code, "")
         if error.detail and error.detail not in ("Not Found", "Method Not Allowed"):
             sentence = error.detail
-        if request.url.path.startswith(("/thumb/", "/image/", "/static/")):
-            return Response(sentence, error.status_code, media_type="text/plain")
-        page = self.searcher.failed(PageState(), sentence, error.status_code)
-        return await run_in_threadpool(self.html, page)
+        return await self.answer(request, sentence, error.status_code)
 
-    async def on_service_error(self, request: Request, error: Exception) -> Response:
-        """A picture that cannot be had because the endpoint is gone."""
-        return Response(str(error), 503, media_type="text/plain")
+    async def on_error(self, request: Request, error: Exception) -> Response:
+        """What a room refuses with an error of the tree: bad input, an endpoint that is away."""
+        assert isinstance(error, ClipsearchError)
+        failure = self.ui.searcher.failure(error)
+        return await self.answer(request, failure.sentence, failure.status, failure.down)
 
-    def html(self, page: Page) -> HTMLResponse:
-        """Render ``page``."""
-        text = self.templates.get_template("page.html").render(
-            page=page,
-            state=page.state,
-            rankings=RANKINGS,
-            chosen=self.searcher.chosen(page.state),
-            has_model=self.searcher.encoder is not None,
-            full_size=self.pictures.corpora,
-            several_corpora=len({card.corpus for card in page.cards}) > 1,
-            max_mb=MAX_UPLOAD // 1024 // 1024,
-        )
-        headers = {"Retry-After": "5"} if page.down else {}
-        return HTMLResponse(text, page.status, headers={"Cache-Control": "no-store", **headers})
+    async def answer(self, request: Request, sentence: str, status: int, down: bool = False) -> Response:
+        """``sentence`` in the form that fits what was asked for."""
+        headers = {"Retry-After": "5"} if down else {}
+        if request.url.path.startswith((*_PICTURES, "/static/")):
+            return Response(sentence, status, headers, "text/plain")
+        if request.url.path.endswith(".json"):
+            return JSONResponse({"error": sentence}, status, headers)
 
-    def _page(self, request: Request) -> Page:
-        try:
-            state = PageState.parse(request.query_params)
-        except InputError as error:
-            return self.searcher.failed(PageState(), f"{error}.", 400)
-        return self.searcher.page(state)
+        def render() -> Response:
+            return self.ui.render("message.html", status=status, headers=headers, sentence=sentence, down=down)
+
+        return await run_in_threadpool(render)
 
 
 def create_app(config: UiConfig, hosts: Callable[[str], bool] | None = None) -> Starlette:
@@ -140,33 +156,11 @@ def create_app(config: UiConfig, hosts: Callable[[str], bool] | None = None) -> 
     Raises ``InputError`` for a URL or corpus root that is none.
     """
     ui = Ui(config)
-    routes = [
-        Route("/", ui.index),
-        Route("/index.json", ui.index_json),
-        Route("/thumb/{corpus}/{key}", ui.thumb),
-        Route("/image/{corpus}/{key}", ui.image),
-        Route("/uploaded/{token}", ui.uploaded),
-        Route("/upload", ui.upload, methods=["POST"]),
-        Route("/health", ui.health),
-        Route("/favicon.ico", lambda request: FileResponse(STATIC / "icon.svg")),
-        Mount("/static", StaticFiles(directory=STATIC), name="static"),
-    ]
+    errors = Errors(ui)
+    guard = [Middleware(HostGuard, allowed=hosts)] if hosts else []
+    pages = [route for routes in PAGES for route in routes(ui)]
     return Starlette(
-        routes=routes,
-        middleware=[Middleware(SecurityHeaders), *([Middleware(HostGuard, allowed=hosts)] if hosts else [])],
-        exception_handlers={HTTPException: ui.on_http_error, ServiceError: ui.on_service_error},
+        routes=[*pages, *Files(ui).routes(), Mount("/static", KeptFiles(directory=STATIC), name="static")],
+        middleware=[Middleware(SecurityHeaders), *guard, Middleware(Compressed)],
+        exception_handlers={HTTPException: errors.on_http_error, ClipsearchError: errors.on_error},
     )
-
-
-def _templates() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(HERE / "templates")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals["static"] = {path.name: _versioned(path) for path in STATIC.iterdir()}
-    return environment
-
-
-def _versioned(path: Path) -> str:
-    """A URL that changes with the file, so that no browser mixes an old style with a new page."""
-    return f"/static/{path.name}?v={hashlib.sha256(path.read_bytes()).hexdigest()[:10]}"

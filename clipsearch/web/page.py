@@ -1,153 +1,235 @@
-"""One page of results: from a ``PageState`` to what the template, or the page's JSON twin, shows."""
+"""The search page at ``/``, its JSON twin ``/index.json``, and the very request it sends, as text to copy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from clipsearch.errors import CheckpointError, InputError, RejectedError, ServiceError, UnreachableError
-from clipsearch.records import Hit, Results
-from clipsearch.search import QueryEncoder, SearchClient, by_profile, explain
-from clipsearch.search.query import browse, vector
-from clipsearch.web.state import LAST_PAGE, PER_PAGE, PageState
-from clipsearch.web.uploads import Uploads
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
 
-RANKINGS = {
-    "lexical": ("Words", "by the words of the captions (BM25)"),
-    "vector": ("Meaning", "by closeness of image and query"),
-    "hybrid": ("Both", "by words and meaning, fused by reciprocal rank"),
-    "hybrid_linear": ("Blend", "by words and meaning, blended by the slider"),
+from clipsearch.errors import ClipsearchError, InputError
+from clipsearch.records import Results
+from clipsearch.search.query import SIZES
+from clipsearch.web.cards import Card, Judge, cards
+from clipsearch.web.judging import marks_for
+from clipsearch.web.site import Ui
+from clipsearch.web.state import LAST_PAGE, PER_PAGE, CardLinks, PageState
+
+NOTHING = Results((), 0)
+SHOWN_VALUES = 8  # of a facet, before "more"
+MOST_VALUES = 60  # with "more": a corpus may have hundreds of labels, and a page should stay light
+FACETS = {"label": "Label", "corpus": "Corpus", "split": "Split", "size": "Size"}
+SORT_NAMES = {"": "Relevance", "label": "Label", "width": "Width", "corpus": "Corpus"}
+SIZE_NAMES = {
+    name: f"{name} ({low}–{high} px)" if high < 2**30 else f"{name} ({low} px and more)"
+    for name, (low, high) in SIZES.items()
 }
 
 
-NOTHING = Results((), 0)
-
-
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A hit as the page shows it. ``words`` and ``meaning``: its parts as a share of the page's best, in [0, 1]."""
+class Value:
+    """One value of a facet: the link that chooses it, or takes it off when it is chosen."""
 
-    hit: Hit
-    rank: int
-    corpus: str
-    key: str
-    captions: tuple[str, ...]
-    version: str
-    cosine: float | None
-    words: float
-    meaning: float
-    score: float
+    value: str
+    name: str
+    count: int
+    chosen: bool
+    href: str
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything a page shows. ``error`` is a sentence; ``status`` the HTTP status that goes with it."""
+    """Everything a page shows. ``error`` is a sentence; ``status`` the HTTP status that goes with it.
+
+    ``strong`` and ``weak`` are the cards above and below the line between likely matches and the rest.
+    """
 
     state: PageState
     ranking: str
     results: Results = NOTHING
-    cards: tuple[Card, ...] = ()
+    strong: tuple[Card, ...] = ()
+    weak: tuple[Card, ...] = ()
+    facets: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     subject: str = ""
     error: str = ""
     down: bool = False
     status: int = 200
 
     @property
+    def cards(self) -> tuple[Card, ...]:
+        """All cards in rank order."""
+        return self.strong + self.weak
+
+    @property
+    def last(self) -> int:
+        """The rank of the last hit on this page."""
+        return self.state.offset + len(self.results.hits)
+
+    @property
+    def folded(self) -> int:
+        """Near-duplicates that are shown within their first."""
+        return len(self.results.hits) - len(self.cards)
+
+    @property
     def has_next(self) -> bool:
         """Whether a further page may hold hits."""
-        seen = self.state.offset + len(self.cards)
-        return len(self.cards) == PER_PAGE and seen < self.results.total and self.state.page < LAST_PAGE
+        full = len(self.results.hits) == PER_PAGE
+        return full and self.last < self.results.total and self.state.page < LAST_PAGE
 
     def as_json(self) -> dict[str, Any]:
         """The JSON twin."""
         if self.error:
             return {"error": self.error}
-        answer = explain.as_json(self.results, self.state.offset + 1)
         following = self.state.query_string(page=self.state.page + 1) if self.has_next else None
-        return {"ranking": self.ranking, **answer, "next": following}
+        return {
+            "ranking": self.ranking,
+            "total": self.results.total,
+            "seconds": round(self.results.seconds, 4),
+            "request": without_vectors(self.results.request),
+            "facets": self.results.facets,
+            "hits": [card.as_json() for card in self.cards],
+            "next": following,
+        }
 
 
-class Searcher:
-    """Answers page states; ``encoder`` is None when the UI runs without a model, and then words only are searched."""
+class SearchPage:
+    """The handlers of the search page."""
 
-    def __init__(self, client: SearchClient, encoder: QueryEncoder | None, uploads: Uploads) -> None:
-        self.client = client
-        self.encoder = encoder
-        self.uploads = uploads
+    def __init__(self, ui: Ui) -> None:
+        self.ui = ui
 
-    def ranking(self, state: PageState) -> str:
-        """The ranking that answers ``state``: the chosen one, else hybrid with a model and lexical without."""
-        return "vector" if state.by_image else self.chosen(state)
+    def index(self, request: Request) -> Response:
+        """The page."""
+        try:
+            state = PageState.parse(request.query_params)
+        except InputError as error:
+            return self.show(self.failed(PageState(), error))
+        if "add" in request.query_params:  # the small form: the URL that stays is the canonical one
+            return RedirectResponse(f"/{state.query_string()}", 303)
+        return self.show(self.page(state))
 
-    def chosen(self, state: PageState) -> str:
-        """The ranking for the next words that are typed; an image query in between does not change it."""
-        return state.ranking or ("hybrid" if self.encoder else "lexical")
+    def index_json(self, request: Request) -> Response:
+        """The page's JSON twin: the same state, the same status."""
+        try:
+            page = self.page(PageState.parse(request.query_params))
+        except InputError as error:
+            page = self.failed(PageState(), error)
+        return JSONResponse(page.as_json(), page.status)
+
+    def request_json(self, request: Request) -> Response:
+        """The body that the page sends to ``/search/``."""
+        return JSONResponse(self._request(request))
+
+    def request_yql(self, request: Request) -> Response:
+        """The YQL, then its parameters, one ``name=value`` a line, as ``vespa query`` takes them."""
+        body = self._request(request)
+        lines = [f"{name}={value}" for name, value in body.items() if name != "yql"]
+        return PlainTextResponse("\n".join([body["yql"], "", *lines, ""]))
+
+    def request_curl(self, request: Request) -> Response:
+        """A command line that sends the same request."""
+        body = json.dumps(self._request(request), ensure_ascii=False)
+        url = shlex.quote(f"{self.ui.client.url.rstrip('/')}/search/")
+        return PlainTextResponse(f"curl -s -H 'Content-Type: application/json' -d {shlex.quote(body)} {url}\n")
 
     def page(self, state: PageState) -> Page:
         """The page for ``state``; errors become a page that says what is wrong."""
-        ranking = self.ranking(state)
         try:
-            results, subject = self._results(state, ranking)
-        except UnreachableError:
-            return self.failed(state, f"The search engine at {self.client.url} does not answer.", 503, down=True)
-        except RejectedError as error:
-            status = 400 if error.status < 500 else 502
-            return self.failed(state, f"The search engine refuses this query: {error.message}", status)
-        except CheckpointError as error:
-            return self.failed(state, f"{error}.", 409)
-        except (InputError, ServiceError) as error:
-            return self.failed(state, f"{error}.", 400)
-        return Page(state, ranking, results, cards(results, state.offset), subject)
+            answer = self.ui.searcher.answer(state)
+        except ClipsearchError as error:
+            return self.failed(state, error)
+        results = answer.results
+        mixed = bool(state.by_image or state.terms)
+        judge = Judge(state.q, answer.question.embedding, answer.sample, answer.ranks, words_suffice=not mixed)
+        shown = cards(results.hits, state.offset, judge, together=not state.dups)
+        line = weak_from(shown) if not state.sort else len(shown)
+        subject = self.ui.searcher.subject(state)
+        facets = _facets(state, results)
+        return Page(state, answer.question.ranking, results, shown[:line], shown[line:], facets, subject)
 
-    def failed(self, state: PageState, error: str, status: int, *, down: bool = False) -> Page:
+    def failed(self, state: PageState, error: ClipsearchError) -> Page:
         """A page that shows ``error``."""
-        sentence = error[:1].upper() + error[1:]
-        return Page(state, self.ranking(state), error=sentence, status=status, down=down)
+        failure = self.ui.searcher.failure(error)
+        ranking = self.ui.searcher.ranking(state)
+        return Page(state, ranking, error=failure.sentence, status=failure.status, down=failure.down)
 
-    def _results(self, state: PageState, ranking: str) -> tuple[Results, str]:
-        """Results, and in words what an image query is like."""
-        bounds: dict[str, Any] = {"filters": state.filters, "hits": PER_PAGE, "offset": state.offset}
-        if state.like:
-            return self.client.similar(state.like, **bounds), state.like.rpartition("::")[2]
-        if state.img:
-            upload = self.uploads.get(state.img)
-            if upload is None:
-                raise InputError("that upload is forgotten by now: upload the image again")
-            return self.client.search(vector(upload.embedding, **bounds, **self._generation())), upload.name
-        if not state.q:
-            return self.client.search(browse(**bounds)), ""
-        embedding = self.encoder.text(state.q) if self.encoder and ranking != "lexical" else None
-        if embedding is not None:
-            bounds |= self._generation()
-        return self.client.search(by_profile(ranking, state.q, embedding, alpha=state.alpha, **bounds)), ""
-
-    def _generation(self) -> dict[str, Any]:
-        """The generation of embeddings that the page's own model made; ``CheckpointError`` when the index has none."""
-        return {"generation": self.client.generation_of(self.encoder.model.model_id)} if self.encoder else {}
-
-
-def cards(results: Results, offset: int) -> tuple[Card, ...]:
-    """Hits as cards, their parts scaled to the page's best."""
-    angles = [explain.cosine(hit.semantic) for hit in results.hits]
-    best_words = max((hit.lexical for hit in results.hits), default=0.0)
-    best_meaning = max((angle for angle in angles if angle is not None), default=0.0)
-    best_score = max((hit.relevance for hit in results.hits), default=0.0)
-    return tuple(
-        Card(
-            hit=hit,
-            rank=offset + number,
-            corpus=hit.id.split(":")[1] if hit.id.count(":") > 2 else "",
-            key=hit.id.rpartition("::")[2],
-            captions=tuple(str(caption) for caption in hit.fields.get("captions") or ()),
-            version=str(hit.fields.get("content_hash", ""))[:12],
-            cosine=angle,
-            words=_share(hit.lexical, best_words),
-            meaning=_share(angle or 0.0, best_meaning),
-            score=_share(hit.relevance, best_score),
+    def show(self, page: Page) -> Response:
+        """Render ``page``."""
+        state = page.state
+        return self.ui.render(
+            "page.html",
+            status=page.status,
+            headers={"Retry-After": "5"} if page.down else {},
+            here="search",
+            page=page,
+            state=state,
+            links=CardLinks(state),
+            chosen=self.ui.searcher.chosen(state),
+            has_patches=not page.down and self.ui.searcher.has_patches(state.model),
+            several_corpora=len({card.corpus for card in page.cards}) > 1,
+            facet_names=FACETS,
+            sort_names=SORT_NAMES,
+            marks=marks_for(self.ui, state),
+            shown_values=SHOWN_VALUES,
+            most_values=MOST_VALUES,
         )
-        for number, (hit, angle) in enumerate(zip(results.hits, angles, strict=True), 1)
-    )
+
+    def _request(self, request: Request) -> dict[str, Any]:
+        state = PageState.parse(request.query_params)
+        return self.ui.searcher.request(state)
 
 
-def _share(value: float, best: float) -> float:
-    return round(max(0.0, min(1.0, value / best)), 3) if best > 0 else 0.0
+def without_vectors(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request body to look at: vectors as their length."""
+    return {
+        name: f"({len(value)} numbers)" if name.startswith("input.query(q") else value
+        for name, value in request.items()
+    }
+
+
+def weak_from(shown: tuple[Card, ...]) -> int:
+    """How many cards stand above the line below which all are weak."""
+    line = len(shown)
+    while line and shown[line - 1].weak:
+        line -= 1
+    return line
+
+
+def _facets(state: PageState, results: Results) -> dict[str, tuple[Value, ...]]:
+    facets = {}
+    for name in FACETS:
+        counts = dict(results.facets.get(name, {}))
+        chosen = getattr(state, name)
+        if chosen:  # its own count is that of the page; without the filter, others may be nearer
+            counts = {chosen: results.total, **{value: count for value, count in counts.items() if value != chosen}}
+        values = tuple(
+            Value(
+                value,
+                SIZE_NAMES.get(value, value) if name == "size" else value,
+                count,
+                value == chosen,
+                "/" + state.query_string(**{name: "" if value == chosen else value}),
+            )
+            for value, count in counts.items()
+            if value
+        )
+        if len(values) > 1 or chosen:
+            facets[name] = values
+    return facets
+
+
+def routes(ui: Ui) -> list[Route]:
+    """The routes of the search page."""
+    page = SearchPage(ui)
+    return [
+        Route("/", page.index),
+        Route("/index.json", page.index_json),
+        Route("/request.json", page.request_json),
+        Route("/request.yql", page.request_yql),
+        Route("/request.curl", page.request_curl),
+    ]

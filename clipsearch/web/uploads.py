@@ -1,7 +1,7 @@
 """Images that users search by: read with a bound, embedded once, remembered for a while.
 
-An upload is kept in memory only: its vector and a thumbnail, under a token made of its content, so that the same
-image gives the same link. The oldest are forgotten first.
+An upload is kept in memory only: the file, its vectors and a thumbnail, under a token made of its content, so that the
+same image gives the same link. The oldest are forgotten first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from starlette.datastructures import UploadFile
@@ -23,21 +23,26 @@ from clipsearch.search import QueryEncoder
 from clipsearch.search.query import Vector
 
 MAX_UPLOAD = 10 * 1024 * 1024
+KEPT = 128 * 1024 * 1024  # bytes of files
 _FORM = 64 * 1024  # what a form adds around its file
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An uploaded image: ``embedding`` (D,) float32 of unit norm, ``thumbnail`` JPEG bytes, its file name."""
+    """An uploaded image: the file, its name, its thumbnail (JPEG), and by model id its embedding.
+
+    Embeddings are (D,) float32 of unit norm.
+    """
 
     token: str
     name: str
-    embedding: Vector
+    embeddings: Mapping[str, Vector]
     thumbnail: bytes
+    data: bytes
 
 
 class Uploads:
-    """The last ``keep`` uploads by token; thread-safe."""
+    """The last uploads by token, at most ``keep`` and ``KEPT`` bytes of files; thread-safe."""
 
     def __init__(self, keep: int = 256) -> None:
         self._keep = keep
@@ -45,16 +50,17 @@ class Uploads:
         self._lock = threading.Lock()
         self._decoding = threading.Lock()  # a small file may hold a picture of 256 MiB: never many of them at once
 
-    def add(self, data: bytes, name: str, encoder: QueryEncoder) -> Upload:
-        """Decode, embed and remember an image. Raises ``ImageError`` for what is not one."""
+    def add(self, data: bytes, name: str, encoders: Mapping[str, QueryEncoder]) -> Upload:
+        """Decode, embed by every model and remember an image. Raises ``ImageError`` for what is not one."""
         token = hashlib.sha256(data).hexdigest()[:24]
         with self._decoding:
             image = load_image(data)
-            upload = Upload(token, name[:80], encoder.image(image), thumbnail(image))
+            vectors = {model: encoder.image(image) for model, encoder in encoders.items()}
+            upload = Upload(token, name[:80], vectors, thumbnail(image), data)
         with self._lock:
             self._items[token] = upload
             self._items.move_to_end(token)
-            while len(self._items) > self._keep:
+            while len(self._items) > self._keep or sum(len(item.data) for item in self._items.values()) > KEPT:
                 self._items.popitem(last=False)
         return upload
 
@@ -90,10 +96,10 @@ async def read_upload(request: Request) -> tuple[bytes, str]:
         await form.close()
 
 
-def embed_upload(uploads: Uploads, encoder: QueryEncoder, data: bytes, name: str) -> Upload:
+def embed_upload(uploads: Uploads, encoders: Mapping[str, QueryEncoder], data: bytes, name: str) -> Upload:
     """``uploads.add`` with 415 for a file that is not an image."""
     try:
-        return uploads.add(data, name, encoder)
+        return uploads.add(data, name, encoders)
     except ImageError as error:
         raise HTTPException(415, f"“{name[:80]}” cannot be read as an image: {error}.") from error
 

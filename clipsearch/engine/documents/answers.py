@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
 from typing import Any
 
 import orjson
 
 from clipsearch.engine.documents.ids import DocumentId
+from clipsearch.engine.documents.outcome import Outcome
 from clipsearch.engine.documents.requests import DocumentPath
 from clipsearch.engine.documents.values import render_value
 from clipsearch.engine.http.messages import Response, json_response
@@ -84,7 +84,7 @@ class Pending:
 
     __slots__ = ("_doc", "_done", "_path", "_told")
 
-    def __init__(self, done: Future[None], path: DocumentPath, doc: DocumentId, told: Callable[[int], None]) -> None:
+    def __init__(self, done: Outcome[None], path: DocumentPath, doc: DocumentId, told: Callable[[int], None]) -> None:
         self._done = done
         self._path = path
         self._doc = doc

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import lru_cache
 from typing import Any, Protocol
 
 from clipsearch.engine.documents.answers import (
@@ -85,7 +85,7 @@ class DocumentHandler:
             operation, schema = self._operation(request, path, doc)
             if operation is None:  # a dry run
                 return Ready(success(path, doc))
-            done: Future[None] = self._state.store.submit(operation, len(request.body), schema)
+            done = self._state.store.submit(operation, len(request.body), schema)
             return Pending(done, path, doc, lambda status: self.metrics.count(kind, status, started))
         except EngineError as error:
             answer = error_response(request.path, error)
@@ -101,15 +101,11 @@ class DocumentHandler:
         self, request: Request, path: DocumentPath, doc: DocumentId
     ) -> tuple[Operation | None, Schema | None]:
         """What to do, and the schema that it was read by; (None, None) for a dry run."""
-        parameters = Parameters(request)
         given, create = None, None
-        if parameters.any:
-            parameters.check_timeout()
-            parameters.text("route")
-            parameters.number("tracelevel", 0)
-            if parameters.flag("dryRun"):
+        if request.query:
+            dry_run, given, create = _write_parameters(request.query)
+            if dry_run:
                 return None, None
-            given, create = parameters.text("condition"), parameters.flag("create")
         package = deployed(self._state.package)
         schema = schema_of(package, path)
         if request.method == "DELETE":
@@ -151,6 +147,16 @@ class DocumentHandler:
         wanted = field_set(parameters.text("fieldSet"), path.type, schema)
         fields = render_fields(schema, row.fields, tensors, wanted)
         return reply(200, {"pathId": path.raw, "id": doc.text, "fields": fields})
+
+
+@lru_cache(maxsize=256)
+def _write_parameters(query: tuple[tuple[str, str], ...]) -> tuple[bool | None, str | None, bool | None]:
+    """``dryRun``, ``condition`` and ``create``, with all that may be said checked; a feed says the same every time."""
+    parameters = Parameters(Request("POST", "", query))
+    parameters.check_timeout()
+    parameters.text("route")
+    parameters.number("tracelevel", 0)
+    return parameters.flag("dryRun"), parameters.text("condition"), parameters.flag("create")
 
 
 def _condition(text: Any, package: ApplicationPackage) -> Selection | None:

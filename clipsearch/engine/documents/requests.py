@@ -104,11 +104,6 @@ class Parameters:
         self._request = request
         self._values = dict(request.query)
 
-    @property
-    def any(self) -> bool:
-        """Whether there are any."""
-        return bool(self._values)
-
     def text(self, name: str) -> str | None:
         """The last value of ``name``; None when it is not given."""
         value = self._values.get(name)

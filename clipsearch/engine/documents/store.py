@@ -20,7 +20,6 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -31,6 +30,7 @@ from clipsearch.engine.documents.changes import DROPPED, ChangeLog
 from clipsearch.engine.documents.ids import DocumentId
 from clipsearch.engine.documents.lock import FolderLock
 from clipsearch.engine.documents.operations import Operation, Remove
+from clipsearch.engine.documents.outcome import Outcome
 from clipsearch.engine.documents.tables import Row, SchemaTables
 from clipsearch.engine.index.cache import Position
 from clipsearch.engine.index.documents import FieldValue, StoredDocument
@@ -74,7 +74,7 @@ class _Waiting:
     function: Callable[[], Any] | None = None
     size: int = 0
     schema: Schema | None = None
-    future: Future[Any] = field(default_factory=Future)
+    outcome: Outcome[Any] = field(default_factory=Outcome)
     change: Change | None = None
     error: EngineError | None = None
 
@@ -115,8 +115,8 @@ class DocumentStore:
 
     # ---- writing
 
-    def submit(self, operation: Operation, size: int = 0, schema: Schema | None = None) -> Future[None]:
-        """Queues ``operation``, whose values are of ``schema``; the future is done once it is durable and searchable.
+    def submit(self, operation: Operation, size: int = 0, schema: Schema | None = None) -> Outcome[None]:
+        """Queues ``operation``, whose values are of ``schema``; the outcome is there once it is durable and searchable.
 
         It fails with ``DocumentError`` (400 no such type, 412 condition, 503 fields have other types since a redeploy,
         507 disk full) or ``StoreError``. Raises ``DocumentError`` (429) at once when too many operations wait, or too
@@ -127,13 +127,13 @@ class DocumentStore:
             raise DocumentError(f"Rejecting execution due to overload: {waiting} requests already enqueued", status=429)
         item = _Waiting(operation, size=size, schema=schema)
         self._enqueue(item)
-        return item.future
+        return item.outcome
 
     def exclusive(self, function: Callable[[], T]) -> T:
         """Runs ``function`` on the writer's thread while no operation runs, and returns what it returns."""
         item = _Waiting(None, function)
         self._enqueue(item)
-        result: T = item.future.result()
+        result: T = item.outcome.result()
         return result
 
     def _enqueue(self, item: _Waiting) -> None:
@@ -243,7 +243,7 @@ class DocumentStore:
                 self._apply_batch(batch)
                 self._rest()
             if alone is not None and alone.function is not None:
-                _resolve(alone.future, alone.function)
+                _resolve(alone.outcome, alone.function)
 
     def _rest(self) -> None:
         """Lets the sink keep house; whatever goes wrong there, the writer lives on."""
@@ -289,10 +289,7 @@ class DocumentStore:
         with self._guard:
             self._waiting_bytes -= sum(item.size for item in batch)
         for item in batch:
-            if item.error is None:
-                item.future.set_result(None)
-            else:
-                item.future.set_exception(item.error)
+            item.outcome.finish(item.error)
 
     def _write(self, batch: list[_Waiting]) -> None:
         """One transaction."""
@@ -438,11 +435,13 @@ class _Transaction:
                     self._db.execute("ROLLBACK")
 
 
-def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:
+def _resolve(outcome: Outcome[Any], function: Callable[[], Any]) -> None:
     try:
-        future.set_result(function())
-    except BaseException as error:  # handed to whoever waits on the future
-        future.set_exception(error)
+        value = function()
+    except BaseException as error:  # handed to whoever waits
+        outcome.finish(error)
+    else:
+        outcome.finish(None, value)
 
 
 def _disk_error(error: Exception, path: Path) -> EngineError:

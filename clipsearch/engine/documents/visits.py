@@ -15,7 +15,6 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
@@ -173,9 +172,7 @@ class Visits:
         rows, count, last = self._rows(ids_only=True), 0, None
         body: dict[str, Any] = {"pathId": self._path.raw, "documentCount": 0}
         while window := list(islice(rows, _WINDOW)):
-            waiting: list[Future[None]] = [
-                self._store.submit(operation(row), schema=self._package.schemas[row.id.type]) for row in window
-            ]
+            waiting = [self._store.submit(operation(row), schema=self._package.schemas[row.id.type]) for row in window]
             for done in waiting:
                 try:
                     done.result()

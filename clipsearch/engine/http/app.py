@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -79,7 +80,7 @@ class App:
             held.release()
 
     async def _respond(self, scope: Scope, path: str, receive: Receive, held: Held) -> Response:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {_header_name(name): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host")
         if self._host_allowed is not None and host is not None and not self._host_allowed(host):
             return _message(403, path, f"The Host header '{host[:200]}' does not name this machine")
@@ -87,8 +88,7 @@ class App:
             body = await self._bodies.read(headers, receive, held)
         except BodyError as error:
             return _message(error.status, path, str(error))
-        text = scope["query_string"]
-        query = tuple(parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True)) if text else ()
+        query = _parsed_query(scope["query_string"])
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         try:
             return await self._dispatch(Request(method, path, query, headers, body))
@@ -197,6 +197,22 @@ def _next_block(chunks: Iterator[bytes], size: int = 64 << 10) -> bytes:
         if length >= size:
             break
     return b"".join(taken)
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
+
+
+def _parsed_query(text: bytes) -> tuple[tuple[str, str], ...]:
+    return _short_query(text) if len(text) < 64 else _long_query(text)
+
+
+def _long_query(text: bytes) -> tuple[tuple[str, str], ...]:
+    return tuple(parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True)) if text else ()
+
+
+_short_query = lru_cache(maxsize=256)(_long_query)  # a feed gives the same few with each document
 
 
 def _raw_path(scope: Scope) -> str:

@@ -46,7 +46,7 @@ class Response:
 
 
 class Answer(Protocol):
-    """A ``Response`` to come, as a ``Future[Response]`` is one."""
+    """A ``Response`` to come, in the manner of ``concurrent.futures.Future``."""
 
     def done(self) -> bool:
         """Whether it is there."""

@@ -269,12 +269,12 @@ class TextIndex:
         offsets, tokens = self._offsets.view(), self._tokens.view()
         starts, sizes = offsets[rows], offsets[rows + 1] - offsets[rows] + 1
         owner = np.repeat(np.arange(len(rows)), sizes)
-        first = np.cumsum(sizes) - sizes
-        inside = np.arange(len(owner)) - first[owner]
-        last = inside == sizes[owner] - 1
-        positions = np.where(last, 0, starts[owner] + inside)
+        ends = np.cumsum(sizes)
+        positions = np.arange(len(owner)) + np.repeat(starts - (ends - sizes), sizes)
+        positions[ends - 1] = 0
         found = tokens[positions] if len(tokens) else np.empty(len(owner), np.int32)
-        return np.where(last, np.int32(ELEMENT_GAP), found).astype(np.int32), owner
+        found[ends - 1] = ELEMENT_GAP
+        return found, owner
 
     # ---- compaction and persistence
 

@@ -21,6 +21,7 @@ from lark.exceptions import UnexpectedInput
 
 from clipsearch.errors import QueryError
 
+CACHED_LENGTH = 2_000  # longer ones are not the constant texts of a page
 AGGREGATORS = ("count", "sum", "avg", "max", "min", "stddev", "summary", "xor")
 _NAMES = {"+": "add", "-": "sub", "*": "mul", "/": "div", "%": "mod"}
 _PRECEDENCE = {"+": 0, "-": 1, "/": 2, "%": 3, "*": 4}
@@ -89,7 +90,15 @@ class Operation:
 
 
 def parse_groupings(text: str) -> tuple[Operation, ...]:
-    """The groupings after ``|``; "" has none. Raises ``QueryError`` naming what is wrong or not supported."""
+    """The groupings after ``|``; "" has none. Raises ``QueryError`` naming what is wrong or not supported.
+
+    Recent texts are remembered, so what is returned must not be changed.
+    """
+    return _parsed(text) if len(text) < CACHED_LENGTH else _parsed.__wrapped__(text)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> tuple[Operation, ...]:
     found: list[Operation] = []
     for step in _steps(text):
         if re.match(r"\s*\{", step):

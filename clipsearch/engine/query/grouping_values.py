@@ -167,15 +167,14 @@ def _predefined(values: Values, buckets: Sequence[Expression]) -> Values:
         raise QueryError("grouping: the buckets of predefined() are of another type than its expression")
     bounds = [bound.value for bucket in buckets for bound in bucket.arguments]
     whole = all(isinstance(bound, int) or (isinstance(bound, float) and math.isinf(bound)) for bound in bounds)
-    made: list[tuple[Any, Any] | None] = [None] * len(values.data)
-    for low, high in (_range(bucket, whole) for bucket in buckets):
-        for place, value in enumerate(values.data.tolist()):
-            if made[place] is None and low <= value < high:
-                made[place] = (low, high)
-    data = np.empty(len(made), object)
-    data[:] = made
+    ranges = np.empty(len(buckets) + 1, object)  # the last is None: in no bucket
+    chosen = np.full(len(values.data), len(buckets))
+    for number, bucket in enumerate(buckets):
+        ranges[number] = low, high = _range(bucket, whole)
+        inside = (chosen == len(buckets)) & (values.data >= low) & (values.data < high)
+        chosen[inside.astype(bool)] = number
     kind = "string_bucket" if strings else "long_bucket" if whole else "double_bucket"
-    return Values(values.owner, data, kind, values.several)
+    return Values(values.owner, ranges[chosen], kind, values.several)
 
 
 def _range(bucket: Expression, whole: bool) -> tuple[Any, Any]:

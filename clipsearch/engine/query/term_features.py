@@ -245,15 +245,11 @@ class _Places:
     def __init__(self, features: TermFeatures, field: str) -> None:
         self.features, self.field = features, field
         self.index = features.snapshot.generation.texts[field]
-        self.tokens, self.owner = self.index.token_rows(features.rows)
-        gap = self.tokens == ELEMENT_GAP
-        self.element = np.cumsum(gap) - gap  # the gap behind an element is part of it
-        count = int(self.element[-1]) + 1 if len(gap) else 0
-        self.lengths = np.bincount(self.element, ~gap, count)
-        self.element_owner = np.zeros(count, np.int64)
-        self.element_owner[self.element] = self.owner
-        self.first = np.zeros(count, np.int64)
-        self.first[self.element[::-1]] = np.arange(len(gap))[::-1]
+        self.tokens, owner = self.index.token_rows(features.rows)
+        self.gaps = np.flatnonzero(self.tokens == ELEMENT_GAP)  # where each element ends
+        self.first = np.concatenate([np.zeros(1, np.int64), self.gaps + 1])[:-1]
+        self.lengths = (self.gaps - self.first).astype(np.float64)
+        self.element_owner = owner[self.gaps]
 
     def hits(self, term: TermMatch) -> _Hits | None:
         """Where ``term`` stands in rows that it matches; None when it does not search this field."""
@@ -265,8 +261,15 @@ class _Places:
             hit &= self.tokens[offset : offset + len(hit)] == self.index.number(word)
         at = np.flatnonzero(hit) if words else np.empty(0, np.int64)
         if term.scope is not None:
-            at = at[term.scope[self.features.rows[self.owner[at]]]]
+            at = at[term.scope[self.features.rows[self._owner(at)]]]
         return _Hits(at, term.node.options.weight)
+
+    def _element(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.gaps.searchsorted(at)
+
+    def _owner(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row, by its place in the batch, of each position."""
+        return self.element_owner[self._element(at)]
 
     def _words(self, term: TermMatch) -> list[str]:
         node = term.node
@@ -286,7 +289,7 @@ class _Places:
         """Words of the longest element that a term matched; a million where none did."""
         found = np.zeros(len(self.features.rows))
         for hits in self._all(terms):
-            np.maximum.at(found, self.owner[hits.at], self.lengths[self.element[hits.at]])
+            np.maximum.at(found, self._owner(hits.at), self.lengths[self._element(hits.at)])
         return np.where(found > 0, found, NO_POSITION)
 
     def term_match(self, term: TermMatch | None, output: str) -> Numbers:
@@ -294,18 +297,19 @@ class _Places:
         size = len(self.features.rows)
         hits = None if term is None else self.hits(term)
         at = np.empty(0, np.int64) if hits is None else hits.at
-        counts = np.bincount(self.owner[at], minlength=size).astype(np.float64)
+        owner = self._owner(at)
+        counts = np.bincount(owner, minlength=size).astype(np.float64)
         if output in ("occurrences", "weight"):
             return counts
         if output == "exactness":
             return (counts > 0).astype(np.float64)
-        position = (at - self.first[self.element[at]]).astype(np.float64)
+        position = (at - self.first[self._element(at)]).astype(np.float64)
         if output == "firstPosition":
             found = np.full(size, NO_POSITION)
-            np.minimum.at(found, self.owner[at], position)
+            np.minimum.at(found, owner, position)
             return found
         found = np.zeros(size)
-        np.maximum.at(found, self.owner[at], position)
+        np.maximum.at(found, owner, position)
         return np.where(counts > 0, found, NO_POSITION)
 
     def completeness(self, terms: list[TermMatch], output: str) -> Numbers:
@@ -314,7 +318,8 @@ class _Places:
         total = sum(hits.weight for hits in weighty)
         matched, weight = np.zeros(len(self.lengths)), np.zeros(len(self.lengths))
         for hits in weighty:
-            elements = np.unique(self.element[hits.at])
+            elements = self._element(hits.at)
+            elements = elements[np.diff(elements, prepend=-1) > 0]  # ascending: each once
             matched[elements] += 1
             weight[elements] += hits.weight
         with np.errstate(all="ignore"):
@@ -322,11 +327,11 @@ class _Places:
             of_field = np.minimum(self.lengths, matched) / self.lengths
         share = self.features._property(f"elementCompleteness({self.field}).fieldCompletenessImportance", 0.5)
         score = np.where(matched > 0, of_field * share + of_query * (1 - share), 0.0)
-        order = np.lexsort((np.arange(len(score)), -score, self.element_owner))
-        owners, first = np.unique(self.element_owner[order], return_index=True)
-        best = order[first]
-        values = {"completeness": score, "fieldCompleteness": of_field, "queryCompleteness": of_query}
-        chosen = values.get(output, np.ones(len(score)))
         found = np.zeros(len(self.features.rows))
-        found[owners] = np.where(score[best] > 0, chosen[best], 0.0)
-        return found
+        np.maximum.at(found, self.element_owner, score)
+        best = np.flatnonzero((score == found[self.element_owner]) & (score > 0))[::-1]
+        values = {"completeness": score, "fieldCompleteness": of_field, "queryCompleteness": of_query}
+        if output in values:
+            found[self.element_owner[best]] = values[output][best]  # the last that is written is the row's first best
+            return found
+        return (found > 0).astype(np.float64)

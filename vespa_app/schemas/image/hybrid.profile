@@ -1,5 +1,5 @@
 rank-profile hybrid inherits default {
-    # Reciprocal rank fusion of two lists, for
+    # Reciprocal rank fusion of three lists, for
     #     where ({targetHits:100}nearestNeighbor(embedding,q)) or userInput(@text)
 
     # Above 0 only for documents that the nearestNeighbor operator itself produced. semantic cannot tell them apart: it is
@@ -14,6 +14,10 @@ rank-profile hybrid inherits default {
         expression: if (near > 0, 1 + near, lexical / (1 + lexical))
     }
 
+    # The third list: all documents that hold every word of the query in one caption share its first rank, 1 / (60 + 1). BM25
+    # adds the captions of a document up, and would let many words in several captions pass one caption that says it all.
+    # complete is computed for the hits that reach this phase only.
+    #
     # reciprocal_rank ranks every hit, those with score 0 too: without the conditions, documents that are not in a list
     # would still earn a share of it. near and semantic rank the vector's own list alike, but near costs nothing: it is
     # known already, while semantic would compare the query with every hit that only words found. 1000 leaves room for
@@ -21,12 +25,13 @@ rank-profile hybrid inherits default {
     # documents for 100).
     global-phase {
         rerank-count: 1000
-        expression: if (lexical > 0, reciprocal_rank(lexical), 0) + if (near > 0, reciprocal_rank(near), 0)
+        expression: if (lexical > 0, reciprocal_rank(lexical), 0) + if (near > 0, reciprocal_rank(near), 0) + if (complete > 0.999, 1.0 / 61, 0)
     }
 
     match-features {
         bm25(captions)
         closeness(field,embedding)
         rawScore(embedding)
+        elementCompleteness(captions).queryCompleteness
     }
 }

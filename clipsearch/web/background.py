@@ -1,0 +1,73 @@
+"""Samples of the index that hits are judged against, taken beside the pages and kept for a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
+
+from clipsearch.errors import ClipsearchError
+from clipsearch.records import Generation
+from clipsearch.search import SearchClient
+from clipsearch.search.calibration import Background
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What hits are judged against, and how many documents the index held then."""
+
+    background: Background
+    documents: int
+
+
+SAMPLE = 1000
+"""Documents: 2 MB of float32 at 512 dimensions."""
+FRESH = 600.0  # seconds
+PATIENCE = 1.5  # seconds that a page waits for the first sample
+
+
+class Backgrounds:
+    """One sample per generation of embeddings; thread-safe.
+
+    The first page waits for its sample for at most ``PATIENCE``; later ones use what there is while a new one is taken.
+    An endpoint that fails meanwhile leaves the old sample in use.
+    """
+
+    def __init__(self, client: SearchClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, "background")
+        self._known: dict[Generation, tuple[Sample | None, float]] = {}
+        self._coming: dict[Generation, Future[Sample | None]] = {}
+
+    def get(self, generation: Generation) -> Sample | None:
+        """The sample, or None while there is none."""
+        with self._lock:
+            known, taken = self._known.get(generation, (None, 0.0))
+            if known is not None and time.monotonic() - taken < FRESH:
+                return known
+            if generation not in self._coming:
+                self._coming[generation] = self._pool.submit(self._take, generation)
+            coming = self._coming[generation]
+        if known is not None:
+            return known
+        try:
+            return coming.result(PATIENCE)
+        except NotYet:
+            return None
+
+    def _take(self, generation: Generation) -> Sample | None:
+        sample: Sample | None = None
+        try:
+            vectors = self._client.sample(SAMPLE, generation)
+            if len(vectors):
+                sample = Sample(Background(vectors), self._client.document_count())
+        except ClipsearchError:
+            pass  # the next page tries again
+        with self._lock:
+            if sample is not None:
+                self._known[generation] = (sample, time.monotonic())
+            self._coming.pop(generation, None)
+        return sample
