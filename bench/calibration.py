@@ -1,4 +1,4 @@
-"""How well hits are told from noise: ``search/calibration.py`` beside a flat cosine, on queries it was not fitted to.
+"""How well hits are told from noise: ``search/calibration.py`` beside a flat cosine that labels tuned.
 
 Run it on embedding shards of a labelled corpus with the model that made them, and on the team's embeddings of WHU-RS19:
 

@@ -86,7 +86,7 @@ def make(folder: Path, documents: int = 200_000, queries: int = 200, seed: int =
         asked = random.choice(owners, queries)
         vectors, buckets = space.images(owners, random), random.integers(0, 100, documents, dtype=np.int32)
         wanted = space.texts(asked, random)
-        words = _Words(random)
+        words = Words(random)
         captions = _repeated(words.captions(owners, random), owners, random)
         write(folder, vectors, buckets, captions, wanted, words.queries(asked, random))
         mark.write_text(json.dumps(recipe))
@@ -172,7 +172,7 @@ class _Space:
         return rows
 
 
-class _Words:
+class Words:
     """The vocabulary, and each cluster's favourite words."""
 
     def __init__(self, random: Random) -> None:

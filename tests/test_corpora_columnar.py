@@ -347,3 +347,17 @@ def test_a_damaged_table_is_refused_or_read_and_never_brings_the_process_down(
             for record in corpus.records:
                 with contextlib.suppress(ImageError):
                     assert isinstance(corpus.read(record), bytes)
+
+
+def test_places_are_read_from_columns_of_numbers(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    image = (tmp_path / "a.png").read_bytes()
+    columns = {"image": [image] * 3, "latitude": [1.5, None, 99.0], "longitude": [2.0, None, 0.0]}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    corpus = open_corpus(tmp_path / "train.parquet")
+    assert [(record.latitude, record.longitude) for record in corpus.records] == [
+        (1.5, 2.0),
+        (None, None),
+        (None, None),
+    ]
+    assert [issue.item for issue in corpus.issues] == ["train.parquet, row 2"]

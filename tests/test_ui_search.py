@@ -368,7 +368,7 @@ def test_rows_show_the_same_hits_as_tiles(seen: Visit, world: World) -> None:
     page = seen.page
     page.goto(f"{world.url}/?q={quote_plus(world.caption(1))}")
     tiles = sources(page)
-    page.get_by_role("link", name="Rows").click()
+    page.get_by_role("link", name="Rows", exact=True).click()
     page.wait_for_url(re.compile("view=list"))
     assert sources(page) == tiles
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -227,3 +228,21 @@ def test_a_large_image_is_made_smaller_before_it_is_cut() -> None:
     subject = inside.Subject("1", "x", "", "", "", {}, lambda: (picture(4096, 64), "upload"))
     windows = lens.windows(QueryEncoder(Colours()), subject, "3x3")
     assert (windows.width, windows.height) == (2048, 32)
+
+
+def test_no_more_than_a_few_requests_wait_for_their_turn() -> None:
+    finish = threading.Event()
+
+    def slow() -> tuple[bytes, str]:
+        finish.wait(10)
+        return picture(60, 30), "upload"
+
+    lens, encoder = inside.Lens(patience=10), QueryEncoder(Colours())
+    subjects = [inside.Subject(str(n), "x", "", "", "", {}, slow) for n in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        looks = [pool.submit(lens.windows, encoder, subject, "3x3") for subject in subjects]
+        while sum(look.done() for look in looks) < 4:
+            time.sleep(0.005)
+        finish.set()
+        errors = [look.exception() for look in looks]
+    assert sum(error is not None for error in errors) == 4

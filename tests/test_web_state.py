@@ -105,4 +105,4 @@ def test_the_links_of_cards_are_those_of_the_state(state: PageState, value: str)
     for each in (value or "x", "id:rsicd:image::b+c.jpg", *(term.value for term in state.terms)):
         assert links.similar(each) == state.query_string(like=each, **alone)
         assert links.plus(-0.5, each) == state.plus(-0.5, each)
-        assert links.label(each) == state.query_string(label=each)
+        assert links.choose("label", each) == state.query_string(label=each)

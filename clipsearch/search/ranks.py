@@ -43,5 +43,5 @@ def list_ranks(
 
 
 def _ranks(client: SearchClient, request: Request | None) -> dict[str, int]:
-    hits = client.search(request).hits if request else ()
-    return {hit.id: rank for rank, hit in enumerate(hits, 1)}
+    ids = client.ids(request) if request else ()
+    return {document_id: rank for rank, document_id in enumerate(ids, 1)}

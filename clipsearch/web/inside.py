@@ -41,6 +41,7 @@ SHOWN = 5  # rows of a table
 _SIDE = 2048  # px; a window of the finest grid still has 512
 _AT_ONCE = 8  # windows that the model takes while other queries wait
 _PATIENCE = 20.0  # seconds that a request waits for its turn
+_WAITING = 8  # requests that wait; more would take the threads that answer other pages
 _KEPT = 128  # images: at most 13 MB of float32 at 512 dimensions
 
 Shares = NDArray[np.float64]
@@ -115,6 +116,7 @@ class Lens:
         self._known: OrderedDict[tuple[str, str, str], Windows] = OrderedDict()
         self._lock = threading.Lock()
         self._turn = threading.Lock()
+        self._queue = threading.BoundedSemaphore(_WAITING)
 
     def windows(self, encoder: QueryEncoder, subject: Subject, grid: str) -> Windows:
         """The windows of ``grid`` (of ``GRIDS``). Raises ``ImageError`` for a file that is no image.
@@ -140,12 +142,17 @@ class Lens:
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
-        if not self._turn.acquire(timeout=self._patience):
-            raise HTTPException(503, "Too many images are being looked at: try again in a moment.")
+        if not self._queue.acquire(blocking=False):
+            raise _busy()
         try:
-            yield
+            if not self._turn.acquire(timeout=self._patience):
+                raise _busy()
+            try:
+                yield
+            finally:
+                self._turn.release()
         finally:
-            self._turn.release()
+            self._queue.release()
 
     def _look(self, encoder: QueryEncoder, subject: Subject, grid: str) -> Windows:
         data, source = subject.read()
@@ -159,6 +166,10 @@ class Lens:
         crops = [image[top:bottom, left:right] for left, top, right, bottom in boxes.tolist()]
         parts = [encoder.images(crops[start : start + _AT_ONCE]) for start in range(0, len(crops), _AT_ONCE)]
         return Windows(width, height, boxes, np.concatenate(parts), source)
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "Too many images are being looked at: try again in a moment.")
 
 
 def find(windows: Windows, words: list[str], encoder: QueryEncoder) -> tuple[Found, ...]:

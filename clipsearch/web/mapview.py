@@ -118,7 +118,8 @@ class Window:
 class MapPage:
     """Everything the page shows; ``total``: hits with a place in this part of the world, of which ``points`` are shown.
 
-    ``anywhere``: whether any image of the index has a place.
+    ``anywhere``: whether any image of the index has a place; ``ranked``: whether a vector was searched by, so that the
+    points are the nearest of all images with a place here, not those that hold a word.
     """
 
     state: PageState
@@ -128,6 +129,7 @@ class MapPage:
     total: int = 0
     chosen: bool = False
     anywhere: bool = True
+    ranked: bool = False
     links: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -269,9 +271,8 @@ class MapView:
         given = parse_area(request.query_params.get("area", ""))
         shown = None if given is None else window_of(given)
         plain = replace(state, dups=True)  # no embeddings are needed here
-        asked = self.ui.searcher.question(plain).request(
-            filters=state.filters, hits=MAX_HITS, area=shown.area if shown else WORLD
-        )
+        question = self.ui.searcher.question(plain)
+        asked = question.request(filters=state.filters, hits=MAX_HITS, area=shown.area if shown else WORLD)
         found = self.ui.client.search(asked)
         points = located_points(found.hits)
         window = shown or fit(points)
@@ -280,7 +281,7 @@ class MapView:
         url = "/map?" + (urlencode(pairs) + "&" if pairs else "")
         return MapPage(
             state, window, tuple(points), clustered(points, url), found.total, shown is not None,
-            bool(points) or self._anywhere(), _links(window, url, state),
+            bool(points) or self._anywhere(), question.embedding is not None, _links(window, url, state),
         )  # fmt: skip
 
     def _anywhere(self) -> bool:

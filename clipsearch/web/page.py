@@ -201,7 +201,7 @@ def weak_from(shown: tuple[Card, ...]) -> int:
 
 
 def _facets(state: PageState, results: Results) -> dict[str, tuple[Value, ...]]:
-    facets = {}
+    facets, links = {}, CardLinks(state)
     for name in FACETS:
         counts = dict(results.facets.get(name, {}))
         chosen = getattr(state, name)
@@ -213,7 +213,7 @@ def _facets(state: PageState, results: Results) -> dict[str, tuple[Value, ...]]:
                 SIZE_NAMES.get(value, value) if name == "size" else value,
                 count,
                 value == chosen,
-                "/" + state.query_string(**{name: "" if value == chosen else value}),
+                "/" + links.choose(name, "" if value == chosen else value),
             )
             for value, count in counts.items()
             if value

@@ -62,8 +62,9 @@ class Ui:
     ) -> HTMLResponse:
         """The page that ``template`` makes of ``context``; asked for again each time, but for back and forward.
 
-        Every template has ``static`` (URLs by file name), ``rankings`` (name -> label and words), ``models`` (ids, the
-        default first), ``has_model``, ``full_size`` (corpora with files) and ``judging`` (whether judgments are kept).
+        Every template has ``static`` (URLs by file name), ``parts`` (macros of ``parts.html``), ``rankings`` (name ->
+        label and words), ``models`` (ids, the default first), ``has_model``, ``full_size`` (corpora with files) and
+        ``judging`` (whether judgments are kept).
         """
         text = self.templates.get_template(template).render(
             rankings=RANKINGS,
@@ -88,6 +89,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["parts"] = environment.get_template("parts.html").module
     environment.globals["static"] = {path.name: _versioned(path) for path in STATIC.iterdir()}
     return environment
 

@@ -158,7 +158,7 @@ class PageState:
 
 
 class CardLinks:
-    """The links of each card of a page: they differ in one value only, so the rest of the URL is written once."""
+    """The links of cards and facets: they differ in one value only, so the rest of the URL is written once."""
 
     def __init__(self, state: PageState) -> None:
         self.state = state
@@ -176,9 +176,11 @@ class CardLinks:
             return self.state.plus(weight, document_id)
         return self._filled("plus", weight, document_id, lambda: self.state.plus(weight, _GAP))
 
-    def label(self, label: str) -> str:
-        """Only images with this label."""
-        return self._filled("label", 0, label, lambda: self.state.query_string(label=_GAP))
+    def choose(self, name: str, value: str) -> str:
+        """Only images with this value of a filter, "" for any."""
+        if not value:
+            return self.state.query_string(**{name: ""})
+        return self._filled(name, 0, value, lambda: self.state.query_string(**{name: _GAP}))
 
     def _filled(self, kind: str, number: float, value: str, write: Callable[[], str]) -> str:
         pattern = self._patterns.get((kind, number))

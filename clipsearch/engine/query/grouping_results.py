@@ -256,9 +256,10 @@ def _split(values: Values, hits: Hits) -> list[_Part]:
     if not len(data):
         return []
     if data.dtype == object:
-        known: dict[Any, int] = {}
-        codes = np.array([known.setdefault(value, len(known)) for value in data.tolist()])
-        keys: list[Any] = list(known)
+        held = data.tolist()
+        keys: list[Any] = list(dict.fromkeys(held))
+        numbers = {key: number for number, key in enumerate(keys)}
+        codes = np.fromiter(map(numbers.__getitem__, held), np.int64, len(held))
     else:
         unique, codes = np.unique(data, return_inverse=True)
         keys = unique.tolist()
