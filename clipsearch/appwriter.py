@@ -18,7 +18,7 @@ from string import Template
 from xml.sax.saxutils import escape
 
 from clipsearch.errors import InputError
-from clipsearch.records import Generation
+from clipsearch.records import COMPLETE, Generation
 
 FIRST = Generation()
 PATCHES = "patches"
@@ -338,7 +338,7 @@ def _generation_profiles(generation: Generation, *, is_base: bool) -> dict[str, 
     templates = _GENERATION_FILES if is_base else {"default": "default_generation.profile.txt", **_GENERATION_FILES}
     values = {
         "name": generation.name, "suffix": generation.suffix, "field": generation.field, "tensor": generation.tensor,
-        "base": "default" if is_base else generation.profile("default"),
+        "base": "default" if is_base else generation.profile("default"), "complete": COMPLETE,
     }  # fmt: skip
     return {
         f"{_PROFILES}/{generation.profile(ranking)}.profile": Template(_template(name)).substitute(values)

@@ -110,6 +110,10 @@ class Generation:
         return f"{name}{self.suffix}" if name == "hit_vector" else name
 
 
+COMPLETE = 0.999
+"""A caption whose share of the query's words is above this holds them all; Vespa's shares are of single precision."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One search hit. ``lexical``: bm25(captions); ``semantic``: closeness in (0, 1]; both from match-features.
@@ -127,6 +131,11 @@ class Hit:
     complete: float = 0.0
     box: tuple[float, float, float, float] | None = None
     embedding: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether one caption holds every word of the query."""
+        return self.complete > COMPLETE
 
 
 @dataclass(frozen=True, slots=True)

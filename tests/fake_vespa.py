@@ -43,8 +43,8 @@ def placed(fields: dict[str, Any], area: dict[str, Any]) -> bool:
     """Whether a document lies between south and north, west and east."""
     if "latitude" not in fields:
         return False
-    across = area["west"] <= fields["longitude"] <= area["east"]
-    return bool(across and area["south"] <= fields["latitude"] <= area["north"])
+    south, west, north, east = (float(area[side]) for side in ("south", "west", "north", "east"))
+    return bool(west <= fields["longitude"] <= east and south <= fields["latitude"] <= north)
 
 
 class FakeVespa:

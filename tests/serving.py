@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 
 from clipsearch.engine.documents.handler import DocumentHandler
+from clipsearch.engine.documents.ids import parse_id
+from clipsearch.engine.documents.operations import Put
 from clipsearch.engine.documents.store import DocumentStore
 from clipsearch.engine.http.messages import Request, Response
 from clipsearch.engine.package.model import ApplicationPackage, Field, FieldType, Schema, SummaryClass
@@ -75,6 +77,18 @@ class State:
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         answer = self.handler.handle(Request(method, "/document/v1" + path, tuple(params.items()), {}, data))
         return answer.status, content(answer)
+
+
+def put(number: int, **fields: Any) -> Put:
+    """A put of ``id:space:music::<number>``."""
+    return Put(parse_id(f"id:space:music::{number}"), fields)
+
+
+def reopen(folder: Path, package: ApplicationPackage | None = None) -> DocumentStore:
+    """The store that ``folder`` holds, with a package in use."""
+    store = DocumentStore(folder)
+    store.exclusive(lambda: store.catalog.use(package or music()))
+    return store
 
 
 def content(answer: Response) -> Any:

@@ -241,7 +241,8 @@ def test_hybrid_knows_in_every_generation_which_captions_hold_all_words() -> Non
     files = render(application_of([IMAGE]).adding(256, "new"))
     for name in ("hybrid", "hybrid_g2"):
         text = files[f"schemas/image/{name}.profile"]
-        assert "if (complete > 0.999, 1.0 / 61, 0)" in text
+        assert "if (complete > 0.999, query(whole) / 61, 0)" in text
+        assert "query(whole) double: 1\n" in text
     for name in ("hybrid", "hybrid_g2", "lexical", "default_g2"):
         assert "        elementCompleteness(captions).queryCompleteness\n" in files[f"schemas/image/{name}.profile"]
     assert "elementCompleteness(captions).fieldCompletenessImportance: 0\n" in files["schemas/image.sd"]

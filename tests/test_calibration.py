@@ -80,7 +80,7 @@ def test_a_background_that_is_none_is_refused(sample: NDArray[np.float64]) -> No
 
 
 @pytest.mark.parametrize(("model", "least"), [("RemoteCLIP", 0.7), ("CLIP", 0.35)])
-def test_on_real_embeddings_the_line_parts_classes_without_being_tuned(shared: Path, model: str, least: float) -> None:
+def test_one_rule_parts_the_classes_of_both_files_that_it_was_fitted_to(shared: Path, model: str, least: float) -> None:
     data = np.load(shared / "data" / "embeddings" / f"{model}_ViT-B-32.npz")
     images, labels = data["image"].astype(np.float32), data["label"]
     background = Background(images)

@@ -352,12 +352,12 @@ def test_a_damaged_table_is_refused_or_read_and_never_brings_the_process_down(
 def test_places_are_read_from_columns_of_numbers(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     image = (tmp_path / "a.png").read_bytes()
-    columns = {"image": [image] * 3, "latitude": [1.5, None, 99.0], "longitude": [2.0, None, 0.0]}
+    nan = float("nan")
+    columns = {"image": [image] * 5, "latitude": [1.5, None, 99.0, nan, nan], "longitude": [2.0, None, 0.0, nan, 1.0]}
     pq.write_table(pa.table(columns), tmp_path / "train.parquet")
     corpus = open_corpus(tmp_path / "train.parquet")
     assert [(record.latitude, record.longitude) for record in corpus.records] == [
         (1.5, 2.0),
-        (None, None),
-        (None, None),
+        *[(None, None)] * 4,
     ]
-    assert [issue.item for issue in corpus.issues] == ["train.parquet, row 2"]
+    assert [issue.item for issue in corpus.issues] == ["train.parquet, row 2", "train.parquet, row 4"]

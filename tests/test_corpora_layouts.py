@@ -336,13 +336,15 @@ def test_an_unknown_split_name_is_refused(tmp_path: Path) -> None:
 
 def test_places_are_read_from_tables_and_what_is_on_no_map_is_left_out_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    for name in "abcd":
+    for name in "abcdef":
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{name}.png")
     rows = ["file,caption,Latitude,longitude", "a.png,one,48.5,-3", "b.png,two,,", "c.png,three,95,0", "d.png,four,x,1"]
+    rows += ["e.png,five,  , \t", "f.png,six,NaN,nan"]
     (tmp_path / "captions.csv").write_text("\n".join([*rows, "a.png,more,,"]))
     corpus = open_corpus(tmp_path)
     assert {r.key[0]: (r.latitude, r.longitude) for r in corpus.records} == {
-        "a": (48.5, -3.0), "b": (None, None), "c": (None, None), "d": (None, None)
+        "a": (48.5, -3.0), "b": (None, None), "c": (None, None), "d": (None, None),
+        "e": (None, None), "f": (None, None),
     }  # fmt: skip
     assert [issue.item for issue in corpus.issues] == ["c.png", "d.png"]
     assert "is no place" in corpus.issues[0].reason

@@ -67,7 +67,7 @@ def test_damaged_embeddings_and_those_of_another_size_match_nothing() -> None:
     assert collapse([]) == ()
 
 
-def test_different_photographs_of_rsicd_stay_apart_and_copies_of_one_join(shared: Path) -> None:
+def test_a_resized_copy_of_a_photograph_joins_it_and_its_mirror_image_stays_apart(shared: Path) -> None:
     """Pixels stand for embeddings here: a copy by way of another size, and the mirrored picture."""
     with zipfile.ZipFile(shared / "data" / "rsicd" / "images.zip") as archive:
         image = Image.open(io.BytesIO(archive.read("rsicd/airport_1.jpg"))).convert("RGB")

@@ -14,7 +14,7 @@ from small_index import ROOT, running_engine
 
 from clipsearch.corpora import open_corpus
 from clipsearch.records import Embedded, Record
-from clipsearch.search import SearchClient, hybrid
+from clipsearch.search import SearchClient, hybrid, query
 from clipsearch.shards import Manifest, ShardWriter, write_manifest
 from feeders.shards import feed_shards
 
@@ -71,6 +71,29 @@ def test_page_one_holds_every_word_of_the_query(
         good, first = share_on_page_one(client, records, count)
     print(f"{count} queries, {len(records)} images: every word on page one for {good:.1%}, in hit one for {first:.1%}")
     assert good >= 0.99
+
+
+def test_page_one_of_a_short_query_has_what_only_the_vector_found(engine: str, tmp_path: Path) -> None:
+    captions = ["an old aqueduct" + " near water" * (number % 7) for number in range(40)] + ["plain fields"] * 360
+    records = [Record("words", f"{n}.jpg", f"{n}.jpg", (caption,)) for n, caption in enumerate(captions)]
+    vectors = np.stack([unit(number, DIM) for number in range(len(records))])
+    feed_shards(write_shards(tmp_path / "shards", records, vectors), engine, progress=False)
+    with SearchClient(engine) as client:
+        for text in ("aqueducts", "old aqueduct"):
+            request = hybrid(text, unit(500_000, DIM), hits=PAGE)
+            assert 3 <= vector_only(client, request) <= PAGE - 3, text
+            with_the_default = request | {"input.query(whole)": 1}
+            assert vector_only(client, with_the_default) == 0, "what anybody may still ask for"
+        three = hybrid("an old aqueduct", unit(500_000, DIM), hits=PAGE)
+        hits = client.search(three).hits
+        assert all(hit.is_complete for hit in hits)
+        weightless = {hit.id: hit.relevance for hit in client.search(three | {"input.query(whole)": 0}).hits}
+        assert hits[0].relevance == pytest.approx(weightless[hits[0].id] + 1 / 61, abs=1e-6)
+
+
+def vector_only(client: SearchClient, request: query.Request) -> int:
+    """How many hits hold no word of the query."""
+    return sum(hit.lexical == 0 for hit in client.search(request).hits)
 
 
 def wordy(count: int) -> list[Record]:

@@ -21,6 +21,7 @@ from clipsearch.errors import PackageError
 NOW = 1_700_000_000
 RIVER_OR_BRIDGE = "captions contains 'river' or captions contains 'bridge'"
 HEAVY_RIVER = "captions contains ({weight: 300}'river') or captions contains 'bridge'"
+CANCELLED = "captions contains ({weight: 100}'under') or captions contains ({weight: -100}'bridge') or width > 0"
 PATCHES = parse_type("tensor<float>(patch{},x[2])")
 
 
@@ -92,6 +93,8 @@ def features(where: str, *names: str, **parameters: str) -> list[dict[str, Any]]
         ("captions contains 'river'", "elementCompleteness(captions).elementWeight", [1, 1]),
         ("captions contains 'river'", "elementCompleteness(title).completeness", [0, 0]),
         (HEAVY_RIVER, "elementCompleteness(captions)", [0.7, 0.625]),
+        (CANCELLED, "elementCompleteness(captions)", [0, 0]),
+        (CANCELLED, "elementCompleteness(captions).queryCompleteness", [0, 0]),
         ("true", "attribute(tags).count", [2, 0]),
         ("true", "attribute(tags,blue).weight", [7, 0]),
         ("true", "attribute(tags,red).contains", [1, 0]),

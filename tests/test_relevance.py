@@ -20,12 +20,17 @@ from small_index import ColourModel, running_engine, write_shards
 from clipsearch.commands.relevance import command
 from clipsearch.errors import CheckpointError, ClipsearchError, InputError
 from clipsearch.metrics import Relevance, rank_all
+from clipsearch.relevance.asking import Asker, filters
 from clipsearch.relevance.judgments import JudgedQuery, Judgment, JudgmentBook, read_judgments
 from clipsearch.relevance.measuring import MEASURES, Scores
 from clipsearch.relevance.report import Section, as_json, evaluate, table
 from clipsearch.relevance.topics import Topic, topics_of
 from clipsearch.relevance.trec import read_qrels
 from clipsearch.search import QueryEncoder, SearchClient, by_profile
+from clipsearch.search.terms import Term
+from clipsearch.web.searching import Searcher
+from clipsearch.web.state import PageState
+from clipsearch.web.uploads import Uploads
 from feeders.shards import feed_shards
 
 RIVER = JudgedQuery(q="river")
@@ -169,8 +174,6 @@ def test_through_the_engine_the_figures_are_those_of_our_own_metrics(url: str) -
 
 
 def asked(topic: Topic) -> Any:
-    from clipsearch.relevance.asking import filters
-
     return filters(topic.query)
 
 
@@ -195,6 +198,23 @@ def test_the_report_names_the_best_and_whether_its_lead_may_be_chance(url: str) 
     section = as_json(report)["sections"][0]
     assert section["best"]["mrr@10"]["mean"] == max(run["mrr@10"] for run in section["runs"])
     assert 0 < section["runs"][0]["judged"] < 1
+
+
+def test_a_judged_query_has_the_very_vector_that_the_page_asked_with(url: str) -> None:
+    terms = ("-0.5:text:green", "2:like:id:blocks:image::red_top.png")
+    asked = JudgedQuery(q="a red block", like="id:blocks:image::yellow_left.png", terms=terms)
+    state = PageState(q=asked.q, like=asked.like, terms=tuple(map(Term.parse, terms)))
+    encoder = QueryEncoder(ColourModel())
+    with SearchClient(url) as client:
+        page = Searcher(client, {"colours-1": encoder}, Uploads())
+        by_page, measured = page.query_vector(state), Asker(client, encoder).vector(asked)
+        assert by_page is not None
+        assert by_page.tobytes() == measured.tobytes()
+        cancelled = JudgedQuery(q="red", terms=("-1:text:red",))
+        with pytest.raises(InputError, match="cancel out"):
+            Asker(client, encoder).vector(cancelled)
+        with pytest.raises(InputError, match="needs its upload"):
+            Asker(client, encoder).vector(JudgedQuery(terms=("1:img:abc",)))
 
 
 def test_a_model_that_the_index_does_not_hold_is_refused(url: str) -> None:

@@ -61,15 +61,9 @@ def test_filters_restrict(client: SearchClient) -> None:
     assert [hit.id for hit in found.hits] == ["id:other:image::tanks.jpg"]
 
 
-def test_similar_leaves_the_image_itself_out(client: SearchClient) -> None:
-    found = client.similar("id:demo:image::river.jpg", hits=2)
-    assert len(found.hits) == 2
-    assert "id:demo:image::river.jpg" not in [hit.id for hit in found.hits]
-
-
-def test_similar_to_what_is_not_there_says_so(client: SearchClient) -> None:
+def test_the_embedding_of_what_is_not_there_says_so(client: SearchClient) -> None:
     with pytest.raises(InputError, match=r"no image id:demo:image::gone.jpg is in the index"):
-        client.similar("id:demo:image::gone.jpg")
+        client.embedding("id:demo:image::gone.jpg")
 
 
 @pytest.mark.parametrize(

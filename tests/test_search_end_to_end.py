@@ -114,10 +114,9 @@ def test_filters_restrict_every_ranking(client: SearchClient) -> None:
 
 def test_similar_images_and_documents_come_back(client: SearchClient) -> None:
     document_id = "id:demo:image::7.jpg"
-    similar = client.similar(document_id, hits=5)
+    similar = client.search(vector(client.embedding(document_id), hits=6))
     scores = [float(unit(7, DIM) @ unit(number, DIM)) for number in range(COUNT)]
-    expected = [f"id:demo:image::{number}.jpg" for number in np.argsort(scores)[::-1][1:6]]
-    assert [hit.id for hit in similar.hits] == expected
+    assert [hit.id for hit in similar.hits] == [f"id:demo:image::{at}.jpg" for at in np.argsort(scores)[::-1][:6]]
     assert client.thumbnail(document_id) == jpeg(7)
     assert np.allclose(client.embedding(document_id), unit(7, DIM), rtol=2**-7)
     assert client.document_count("demo") == client.document_count() == COUNT
@@ -190,6 +189,11 @@ def test_a_hit_says_how_much_of_the_query_one_caption_holds(client: SearchClient
     assert client.search(lexical("boat besides rivers")).hits[0].complete == 1.0
 
 
+def test_bounds_close_to_zero_are_understood(client: SearchClient) -> None:
+    everywhere = query.Area(-2e-05, -180.0, 90.0, 1e-05)
+    assert client.search(query.located(area=everywhere)).total == 10
+
+
 def test_embeddings_travel_with_hits_that_ask_for_them(client: SearchClient) -> None:
     hits = client.search(hybrid("boats", unit(7, DIM), summary="hit_vector", hits=5)).hits
     for hit in hits:
@@ -241,6 +245,11 @@ def test_the_page_shows_the_hits(url: str) -> None:
         text = page.get("/", params={"q": "7 stadium", "ranking": ranking}).text
         assert 'src="/thumb/demo/7.jpg' in text
         assert caption(7) in text
+        assert "all words" not in text, "of two words, that says nothing"
+    said = page.get("/", params={"q": "7 boats stadium", "ranking": "hybrid"}).text
+    assert said.count("all words") == 1
+    assert "all words" not in page.get("/", params={"q": "7 boats stadium", "ranking": "vector"}).text
     assert page.get("/thumb/demo/7.jpg").content == jpeg(7)
-    assert page.get("/", params={"like": "id:demo:image::7.jpg"}).text.count('class="card"') == 24
+    similar = page.get("/", params={"like": "id:demo:image::7.jpg"}).text
+    assert similar.count('class="card"') == 23  # of 24, without the image itself
     assert page.get("/health").json()["documents"] == COUNT

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner, Result
 from fake_vespa import serve_fake
+from small_index import ROOT
 
 from clipsearch.commands.search import command
 from clipsearch.errors import InputError, UnreachableError
-from clipsearch.records import Hit, Results
+from clipsearch.records import COMPLETE, Hit, Results
 from clipsearch.search.explain import as_json, cosine, table
 
 HITS = (
-    Hit("id:demo:image::a.jpg", 0.0328, {"captions": ["a river\nwith a bridge " + "and trees " * 30]}, 2.5, 0.8),
+    Hit("id:demo:image::a.jpg", 0.0328, {"captions": ["a river\nwith a bridge " + "and trees " * 30]}, 2.5, 0.8, 2 / 3),
     Hit("id:demo:image::longer-name.jpg", 0.01, {"captions": []}),
 )
 
@@ -29,10 +30,10 @@ def test_the_table_has_one_line_a_hit_within_the_width() -> None:
     lines = table(Results(HITS, 2), 90).splitlines()
     assert len(lines) == 3
     assert all(len(line) <= 90 for line in lines)
-    assert lines[0].split() == ["#", "id", "relevance", "lexical", "cosine", "caption"]
-    assert lines[1].split()[:5] == ["1", "id:demo:image::a.jpg", "0.0328", "2.50", "0.750"]
+    assert lines[0].split() == ["#", "id", "relevance", "lexical", "complete", "cosine", "caption"]
+    assert lines[1].split()[:6] == ["1", "id:demo:image::a.jpg", "0.0328", "2.50", "0.67", "0.750"]
     assert lines[1].endswith("…")
-    assert lines[2].split() == ["2", "id:demo:image::longer-name.jpg", "0.0100", "-", "-"]
+    assert lines[2].split() == ["2", "id:demo:image::longer-name.jpg", "0.0100", "-", "-", "-"]
 
 
 def test_an_empty_result_is_a_sentence() -> None:
@@ -44,6 +45,13 @@ def test_json_leaves_out_the_vector_and_keeps_the_parts() -> None:
     assert answer["request"] == {"yql": "y"}
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2]
     assert answer["hits"][1]["cosine"] is None
+    assert [hit["complete"] for hit in answer["hits"]] == [2 / 3, 0]
+
+
+def test_the_page_calls_complete_what_the_profile_does() -> None:
+    assert Hit("a", 1, {}, complete=1 - 1e-6).is_complete
+    assert not Hit("a", 1, {}, complete=0.9).is_complete
+    assert f"complete > {COMPLETE}" in (ROOT / "vespa_app" / "schemas" / "image" / "hybrid.profile").read_text()
 
 
 def run(*arguments: str) -> Result:

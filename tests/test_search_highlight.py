@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_markup_and_direction_marks_stay_outside_of_what_is_marked() -> None:
 )
 def test_what_is_read_as_one_character_is_marked_as_one(caption: str, query: str, expected: list[str]) -> None:
     assert marked(caption, query) == expected
+
+
+@pytest.mark.parametrize("caption", ["🇩🇪" * 1500, "🇩" * 3001, "👩\u200d" * 3000, "a" + "\u0301" * 5000, "👍🏽" * 2000])
+def test_a_hostile_caption_takes_no_longer_than_any_other(caption: str) -> None:
+    start = time.thread_time()
+    assert "".join(text for text, _ in segments(caption, f"{caption[:2]} 🇪 👩")) == caption
+    assert time.thread_time() - start < 0.3
 
 
 def test_words_that_the_query_excludes_are_not_marked() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from clipsearch.errors import InputError
 from clipsearch.records import Generation
 from clipsearch.search import query
-from clipsearch.search.query import NO_FILTERS, Filters, by_profile, hybrid, lexical, similar, vector
+from clipsearch.search.query import NO_FILTERS, Filters, by_profile, hybrid, lexical, vector
 
 Q = np.array([0.6, 0.8], dtype=np.float32)
 YQL = query.yql()
@@ -62,15 +64,47 @@ def test_the_yql_names_no_parameter_that_is_not_sent() -> None:
 
 def test_a_text_without_filters_is_the_shortest_yql() -> None:
     assert lexical("river")["yql"] == "select * from image where (userInput(@text))"
-    assert vector(Q)["yql"] == "select * from image where (({targetHits:100}nearestNeighbor(embedding,q)))"
+    assert vector(Q)["yql"] == "select * from image where (({targetHits:200}nearestNeighbor(embedding,q)))"
     assert hybrid("river", Q)["yql"] == (
         "select * from image where (({targetHits:100}nearestNeighbor(embedding,q)) or userInput(@text))"
     )
 
 
-def test_pages_beyond_the_hundredth_hit_look_further_for_neighbours() -> None:
-    assert "targetHits:1000" in vector(Q, hits=20, offset=100)["yql"]
-    assert "targetHits:100}" in vector(Q, hits=20, offset=80)["yql"]
+@pytest.mark.parametrize("make", [vector, lambda embedding, **options: query.patches(embedding, "m", **options)])
+def test_no_page_looks_for_more_neighbours_than_another_so_that_counts_stay(make: Callable[..., query.Request]) -> None:
+    asked = {make(Q, hits=24, offset=offset)["yql"] for offset in range(0, 1001, 24)} | {make(Q, hits=0)["yql"]}
+    assert len(asked) == 1
+    assert "targetHits:200}" in asked.pop()
+    assert "targetHits:1000}" in make(Q, hits=201)["yql"], "one long list, as the map's, gets what it asks for"
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("river", False), ("a river", False), ("river, river & RIVERS!", False), ("river bridge -trees -cars", False),
+        ("river-bank", False), ("🛰 tanks", False), ("storage tanks river", True), ("a river-bank", True),
+        ('"a big river"', True),
+    ],
+)  # fmt: skip
+def test_all_words_in_one_caption_count_from_three_words_on(text: str, whole: bool) -> None:
+    request = hybrid(text, Q)
+    assert request.get("input.query(whole)") == (None if whole else 0.0)  # 1 is the profile's default
+    assert query.counts_whole(text) == whole
+    assert "input.query(whole)" not in hybrid(text, Q, profile="hybrid_linear")
+    assert "input.query(whole)" not in hybrid(text, Q, sort="label"), "the profile that sorts has no such input"
+
+
+def test_bounds_of_an_area_travel_as_numbers_that_yql_can_read() -> None:
+    request = query.located(area=query.Area(-2e-05, 1e-05, 0, 151.20934567))
+    sent = {side: request[side] for side in ("south", "west", "north", "east")}
+    assert sent == {"south": "-0.0000200", "west": "0.0000100", "north": "0.0000000", "east": "151.2093457"}
+    assert query.located(area=query.Area(-1e-12, 0, 1, 1))["south"] == "0.0000000"
+
+
+@given(st.floats(-90, 90), st.floats(-180, 180))
+def test_every_bound_is_written_without_an_exponent(latitude: float, longitude: float) -> None:
+    for text in query.Area(latitude, longitude, latitude, longitude).bounds().values():
+        assert re.fullmatch(r"-?\d+\.\d{7}", text)
 
 
 def test_every_request_asks_for_the_summary_without_thumbnail_and_embedding() -> None:
@@ -111,11 +145,6 @@ def test_hits_and_offset_stay_within_what_vespa_gives() -> None:
         lexical("river", hits=401)
     with pytest.raises(InputError, match="out of reach"):
         lexical("river", offset=1001)
-
-
-def test_similar_leaves_room_for_the_image_itself() -> None:
-    assert similar(Q, hits=10)["hits"] == 11
-    assert (similar(Q, hits=10, offset=20)["hits"], similar(Q, hits=10, offset=20)["offset"]) == (10, 21)
 
 
 def test_browsing_needs_no_words_and_can_count_only() -> None:

@@ -1,4 +1,4 @@
-"""Where hits stand in the two lists of a fusion, asked for by two requests that carry ids alone."""
+"""Where hits stand in the lists by words and by vector of a fusion, asked for by two requests that carry ids alone."""
 
 from __future__ import annotations
 

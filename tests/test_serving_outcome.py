@@ -53,6 +53,28 @@ def test_a_listener_that_raises_costs_neither_the_others_nor_the_writer(caplog: 
     assert "nobody listens any more" in caplog.text
 
 
+def test_a_late_listener_that_raises_costs_its_caller_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    outcome: Outcome[None] = Outcome()
+    outcome.finish(None)
+
+    def bad(_: object) -> None:
+        raise RuntimeError("nobody listens any more")
+
+    outcome.add_done_callback(bad)
+    assert "nobody listens any more" in caplog.text
+
+
+def test_what_is_finished_stays_as_it_is_and_a_second_time_is_an_error() -> None:
+    outcome: Outcome[int] = Outcome()
+    told: list[int] = []
+    outcome.add_done_callback(lambda it: told.append(it.result()))
+    outcome.finish(None, 1)
+    with pytest.raises(RuntimeError, match="finished already"):
+        outcome.finish(StoreError("the disk is full"), 2)
+    assert outcome.result() == 1
+    assert told == [1]
+
+
 def test_a_listener_that_comes_as_it_is_finished_is_told_exactly_once(rounds: Callable[[int, int], int]) -> None:
     for _ in range(rounds(300, 20_000)):
         outcome: Outcome[None] = Outcome()

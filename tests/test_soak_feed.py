@@ -144,7 +144,7 @@ def test_an_endpoint_that_fails_always_ends_the_feed_and_the_dead_letters_are_wh
         sent = {path.partition("?")[0].rsplit("/", 1)[1] for path in proxy.seen}
     failures = [Failure(**json.loads(line)) for line in (tmp_path / "dead.jsonl").read_text().splitlines()]
     print(f"{kinds}: gave up after {seconds:.1f} s of {patience}; {summary}")
-    assert patience <= seconds < patience + 2
+    assert patience <= seconds < patience + rounds(10, 2)  # short form: 20 of its patience, for a loaded machine
     assert summary.gave_up
     assert not summary.complete
     assert sorted(failure.id.rsplit(":", 1)[1] for failure in failures) == sorted(sent)
@@ -175,5 +175,6 @@ def test_the_command_gives_up_in_time_with_an_exit_code_and_the_dead_letters_of_
     assert (summary["fed"], summary["failed"] + summary["not_sent"]) == (0, documents)
     assert sorted(failed) == sorted(sent)
     assert summary["failed"] == len(failed)
-    assert summary["seconds"] < patience + 1
-    assert seconds < 3 * patience + 2  # the first document is tried alone before, once more where its connection broke
+    slack = rounds(20 * 4, 10) / 10  # short form: a patience of 0.4 s, 20 of which a loaded machine meets too
+    assert summary["seconds"] < patience + slack
+    assert seconds < 3 * patience + 2 * slack  # the application is probed before, once more where its connection broke

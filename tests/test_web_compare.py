@@ -6,53 +6,20 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 import pytest
-from fake_vespa import DIM, FakeVespa, serve_fake, unit
+from fake_vespa import FakeVespa, serve_fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from web_support import HOSTILE, Elements, Model
 
 from clipsearch.metrics.overlap import rank_biased_overlap
 from clipsearch.search import QueryEncoder
 from clipsearch.web.app import UiConfig, by_model, create_app
 from clipsearch.web.compare import DEPTH, SHOWN
-
-HOSTILE = "<script>alert(1)</script>\"' onerror=x"
-
-
-class Model:
-    """Texts to fixed unit vectors."""
-
-    dim = DIM
-
-    def __init__(self, name: str = "stand-in") -> None:
-        self.model_id = name
-
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
-        return np.stack([unit(sum(map(ord, text)) % 1000) for text in texts])
-
-    def embed_images(self, images: list[np.ndarray]) -> np.ndarray:
-        return np.stack([unit(0) for _ in images])
-
-
-class Elements(HTMLParser):
-    """Every element with its attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.found if name == tag]
 
 
 def doc(number: int) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
-from fake_vespa import DIM, FakeVespa, serve_fake, unit
+from fake_vespa import FakeVespa, serve_fake
 from starlette.testclient import TestClient
+from web_support import Model
 
 from clipsearch.errors import InputError
 from clipsearch.relevance.judgments import JudgedQuery, read_judgments
@@ -24,18 +24,6 @@ from clipsearch.web.judging import MAX_FORM
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 RIVER = "/judge?q=river&ranking=lexical&judge=1"
 MARK = {"mark": "relevant 3 id:demo:image::bridge_3.jpg"}
-
-
-class Model:
-    """Texts to fixed unit vectors."""
-
-    model_id, dim = "stand-in", DIM
-
-    def embed_texts(self, texts: list[str]) -> np.ndarray:
-        return np.stack([unit(sum(map(ord, text)) % 1000) for text in texts])
-
-    def embed_images(self, images: list[np.ndarray]) -> np.ndarray:
-        return np.stack([unit(0) for _ in images])
 
 
 class Buttons(HTMLParser):

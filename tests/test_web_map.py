@@ -100,10 +100,10 @@ def test_filters_and_the_part_of_the_world_reach_the_endpoint(page: TestClient, 
     page.get("/map", params={"q": "river", "label": "same", "area": "40,0,60,20"})
     asked = next(query for query in reversed(fake.queries) if query["hits"])
     assert (asked["label"], asked["text"]) == ("same", "river")
-    assert asked["south"] <= 40
-    assert asked["north"] >= 60
-    assert asked["west"] <= 0
-    assert asked["east"] >= 20
+    assert float(asked["south"]) <= 40
+    assert float(asked["north"]) >= 60
+    assert float(asked["west"]) <= 0
+    assert float(asked["east"]) >= 20
     assert "latitude >= @south" in asked["yql"]
     assert asked["presentation.summary"] == "hit"
 
@@ -157,6 +157,12 @@ def test_any_window_lies_within_the_world_and_holds_its_points() -> None:
             assert len(window.meridians()) <= 40
         far = mapview.fit(points).moved(right=0.5, up=-0.5)
         assert mapview.parse_area(mapview.area_text(far.area)) is not None
+
+
+def test_an_area_close_to_zero_is_written_without_an_exponent() -> None:
+    area = Area(-2e-05, 1e-05, 0.0, 100.0)
+    assert mapview.area_text(area) == "-0.00002,0.00001,0,100"
+    assert mapview.parse_area(mapview.area_text(area)) == area
 
 
 def test_no_two_points_that_are_drawn_lie_near_each_other() -> None:

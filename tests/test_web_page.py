@@ -178,13 +178,39 @@ def test_a_hostile_value_in_any_parameter_is_never_a_server_error(page: TestClie
     assert all(query["yql"] in yql() for query in fake.queries)
 
 
+@pytest.mark.parametrize("path", ["/", "/index.json", "/compare", "/compare.json", "/map", "/request.yql"])
+@pytest.mark.parametrize("query", ["like=foo&ranking=lexical", "with=1:like:foo&ranking=lexical", "like=foo"])
+def test_what_is_no_document_id_is_refused_under_every_ranking(
+    page: TestClient, fake: FakeVespa, path: str, query: str
+) -> None:
+    for ui in (page, TestClient(create_app(UiConfig(fake.url)))):
+        answer = ui.get(f"{path}?q=river&{query}")
+        assert answer.status_code == 400
+        assert "is not the id of an image" in answer.text
+
+
+def test_no_value_starts_a_line_or_a_control_sequence_in_what_is_copied(page: TestClient) -> None:
+    nasty = "a\nhits=400\x1b[2J\x9b1m\x7f 'b' é"
+    text = page.get("/request.yql", params={"q": nasty, "ranking": "lexical"}).text
+    head, _, parameters = text.partition("\n\n")
+    assert "\n" not in head
+    values = shlex.split(parameters)
+    assert "text=a\nhits=400[2J1m 'b' é" in values
+    assert [value for value in values if value.startswith("hits=")] == ["hits=24"]
+    assert not {"\x1b", "\x9b", "\x7f"} & set(text)
+    command = page.get("/request.curl", params={"q": nasty, "ranking": "lexical"}).text
+    assert all(" " <= character < "\x7f" for character in command.removesuffix("\n"))
+    assert json.loads(shlex.split(command)[shlex.split(command).index("-d") + 1])["text"] == nasty
+
+
+@pytest.mark.parametrize("path", ["/", "/compare", "/map"])
 @pytest.mark.parametrize("lives", [False, True], ids=["hangs", "is slow"])
 def test_people_are_told_within_two_seconds_that_an_endpoint_hangs_but_wait_for_a_slow_one(
-    fake: FakeVespa, monkeypatch: pytest.MonkeyPatch, lives: bool
+    fake: FakeVespa, monkeypatch: pytest.MonkeyPatch, lives: bool, path: str
 ) -> None:
     monkeypatch.setattr("clipsearch.web.searching.PATIENCE", 0.1)
     ui = TestClient(create_app(UiConfig(fake.url, by_model(QueryEncoder(Model())))))
-    assert ui.get("/?q=river").status_code == 200
+    assert ui.get(f"{path}?q=river").status_code == 200
     slow = threading.Event()
     probed = FakeVespa.handle
 
@@ -195,9 +221,9 @@ def test_people_are_told_within_two_seconds_that_an_endpoint_hangs_but_wait_for_
 
     monkeypatch.setattr(FakeVespa, "handle", handle)
     start = time.perf_counter()
-    answer = ui.get("/?q=bridge")
+    answer = ui.get(f"{path}?q=bridge")
     assert time.perf_counter() - start < 2
     assert (answer.status_code, "does not answer" in answer.text) == ((200, False) if lives else (503, True))
     slow.set()
     monkeypatch.undo()
-    assert ui.get("/?q=bridge").status_code == 200
+    assert ui.get(f"{path}?q=bridge").status_code == 200

@@ -10,14 +10,14 @@ from starlette.datastructures import QueryParams
 from clipsearch.errors import InputError
 from clipsearch.search import PROFILES, Filters
 from clipsearch.search.query import SIZES, SORTS
-from clipsearch.web.state import KINDS, CardLinks, PageState, Term
+from clipsearch.search.terms import KINDS, Term
+from clipsearch.web.state import CardLinks, PageState
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"])).map(str.strip)
-TERMS = st.builds(
-    Term,
-    weight=st.floats(-5, 5, allow_nan=False).filter(bool),
-    kind=st.sampled_from(KINDS),
-    value=TEXTS.filter(bool),
+WEIGHTS = st.floats(-5, 5, allow_nan=False).filter(bool)
+TERMS = st.one_of(
+    st.builds(Term, WEIGHTS, st.sampled_from([kind for kind in KINDS if kind != "like"]), TEXTS.filter(bool)),
+    st.builds(Term, WEIGHTS, st.just("like"), st.sampled_from(["id:rsicd:image::a.jpg", "id:b-1:image::B_2"])),
 )
 STATES = st.builds(
     PageState,
@@ -32,7 +32,7 @@ STATES = st.builds(
     dups=st.booleans(),
     view=st.sampled_from(["", "list"]),
     corpus=st.sampled_from(["", "rsicd"]),
-    label=st.sampled_from(["", "storage tanks & more", "a=b"]),
+    label=st.sampled_from(["", "storage tanks & more", "a=b", "river ", " "]),
     like=st.sampled_from(["", "id:rsicd:image::a.jpg"]),
     page=st.integers(1, 40),
 )
@@ -60,8 +60,9 @@ def test_another_query_starts_on_page_one() -> None:
 
 
 def test_filters_and_kind_of_query() -> None:
-    state = PageState.parse({"corpus": "rsicd", "label": " bridge ", "utm_source": "x"})
-    assert state.filters == Filters("rsicd", "bridge", "")
+    state = PageState.parse({"q": " a ", "corpus": "rsicd", "label": "bridge ", "utm_source": "x"})
+    assert state.q == "a"
+    assert state.filters == Filters("rsicd", "bridge ", ""), "a filter compares whole values"
     assert not state.by_image
     assert PageState(img="abc").by_image
 

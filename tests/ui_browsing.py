@@ -99,7 +99,7 @@ def visit(browser: Browser, **options: Any) -> Iterator[Visit]:
     seen.watch()
     yield seen
     context.close()
-    assert seen.faults == []
+    assert seen.faults == [], seen.faults
 
 
 @lru_cache(maxsize=1)

@@ -19,6 +19,9 @@ class Model:
 
     model_id, dim = "stand-in", DIM
 
+    def __init__(self, name: str = "") -> None:
+        self.model_id = name or self.model_id
+
     def embed_texts(self, texts: list[str]) -> np.ndarray:
         return np.stack([unit(sum(map(ord, text)) % 1000) for text in texts])
 

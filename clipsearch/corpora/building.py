@@ -28,8 +28,11 @@ PLACE_COLUMNS = ("latitude", "longitude")
 
 
 def place_of(latitude: object, longitude: object) -> Place:
-    """Two cells of a table as a place; empty ones are nowhere. Raises ``ValueError`` for what is on no map."""
-    if latitude in (None, "") and longitude in (None, ""):
+    """Two cells of a table as a place; two without a value (empty, blanks, NaN) are nowhere.
+
+    Raises ``ValueError`` for what is on no map.
+    """
+    if _is_empty(latitude) and _is_empty(longitude):
         return NOWHERE
     try:
         north, east = float(str(latitude)), float(str(longitude))
@@ -41,6 +44,10 @@ def place_of(latitude: object, longitude: object) -> Place:
             "from -90 to 90 and from -180 to 180"
         )
     return north, east
+
+
+def _is_empty(cell: object) -> bool:
+    return cell is None or str(cell).strip().lower() in ("", "nan")  # pandas writes NaN for a missing number
 
 
 def split_name(text: str) -> str | None:

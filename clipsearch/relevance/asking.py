@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
-from clipsearch.errors import InputError
 from clipsearch.relevance.judgments import JudgedQuery
 from clipsearch.search import QueryEncoder, SearchClient, by_profile
 from clipsearch.search.query import FIRST, PATCHES, Filters, Request, Vector, patches
+from clipsearch.search.terms import Term, embedded_term, summed, terms_of
 
 
 class Asker:
@@ -43,35 +41,12 @@ class Asker:
         )  # fmt: skip
 
     def vector(self, query: JudgedQuery) -> Vector:
-        """(D,) float32: the weighted sum of the query's parts, of unit length each and in the end."""
-        total = sum(weight * self._summand(kind, value) for weight, kind, value in _parts(query))
-        length = float(np.linalg.norm(total))
-        if length < 1e-6:
-            raise InputError(f"the parts of the judged query {query} cancel out")
-        return np.asarray(total / length, dtype=np.float32)
-
-    def _summand(self, kind: str, value: str) -> Vector:
-        if kind == "like":
-            vector = self._client.embedding(value, self._generation)
-            return vector / max(float(np.linalg.norm(vector)), 1e-12)
-        if kind != "text" or self._encoder is None:
-            raise InputError(f"a judged query with {kind}:{value} cannot be asked again")
-        return self._encoder.text(value)
+        """(D,) float32: the query's vector as the page made it. Raises ``InputError`` for an upload, which is gone."""
+        further = [Term.parse(term) for term in query.terms]
+        terms = terms_of(query.q, query.like, query.img, further)
+        return summed(terms, lambda term: embedded_term(term, self._client, self._encoder))
 
 
 def filters(query: JudgedQuery) -> Filters:
     """The filters that the query was judged under."""
     return Filters(**{field.name: getattr(query, field.name) for field in fields(Filters)})
-
-
-def _parts(query: JudgedQuery) -> list[tuple[float, str, str]]:
-    parts = [(1.0, "text", query.q)] if query.q else []
-    parts += [(1.0, "like", query.like)] if query.like else []
-    for term in query.terms:
-        weight, _, rest = term.partition(":")
-        kind, _, value = rest.partition(":")
-        try:
-            parts.append((float(weight), kind, value))
-        except ValueError:
-            raise InputError(f"a judged query has the term {term!r}, which is not like -0.5:text:snow") from None
-    return parts

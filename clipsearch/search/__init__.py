@@ -12,7 +12,6 @@ from clipsearch.search.query import (
     by_profile,
     hybrid,
     lexical,
-    similar,
     vector,
 )
 
@@ -27,6 +26,5 @@ __all__ = [
     "by_profile",
     "hybrid",
     "lexical",
-    "similar",
     "vector",
 ]

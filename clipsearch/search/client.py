@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from clipsearch.records import Generation, Results
 from clipsearch.search import query
 from clipsearch.search.answers import FIRST, generation_of_name, generations_named, read_facets, read_hit, read_vector
 from clipsearch.search.endpoint import DEFAULT_URL, SCHEMA, Endpoint, parse_id
-from clipsearch.search.query import NO_FILTERS, Filters, Options, Vector
+from clipsearch.search.query import NO_FILTERS, Filters, Vector
 
 FRESH = 30.0  # seconds for which sizes and generations of the index are taken as known
 _MOST_GENERATIONS = 100
@@ -111,14 +111,6 @@ class SearchClient:
         reopened = {name: each.facets.get(name, {}) for name, each in zip(opened, counts, strict=True)}
         return replace(found, facets={**found.facets, **reopened})
 
-    def similar(self, document_id: str, **options: Unpack[Options]) -> Results:
-        """The images nearest to an indexed one, itself left out. ``InputError`` when it is not in the index."""
-        generation = options.get("generation") or self.active()
-        options["generation"] = generation
-        found = self.search(query.similar(self.embedding(document_id, generation), **options))
-        others = tuple(hit for hit in found.hits if hit.id != document_id)[: options.get("hits", 10)]
-        return replace(found, hits=others)
-
     def get(self, document_id: str, fields: tuple[str, ...] = ()) -> dict[str, Any] | None:
         """Fields of one document (all without ``fields``), or None if it is not there."""
         corpus, key = parse_id(document_id)
@@ -135,12 +127,13 @@ class SearchClient:
         return read_vector(fields[generation.field])
 
     def sample(self, count: int, generation: Generation = FIRST) -> Vector:
-        """Embeddings of ``count`` pseudo-random documents, (N, D) float32; N is less where the index has no more.
+        """Embeddings of ``count`` pseudo-random documents, (N, D) float32; N is less where the index has no more, or
+        where few of the first 5 x ``count`` documents have one: no more of them are looked at.
 
         A visit goes through the buckets, which are hashes of the ids, so that its first documents are a sample of all
         corpora. The same index gives the same sample.
         """
-        documents = self._endpoint.visit(fields=generation.field)
+        documents = islice(self._endpoint.visit(fields=generation.field), 5 * count)
         stored = (document.get("fields", {}).get(generation.field) for document in documents)
         rows = [read_vector(value) for value in islice(filter(None, stored), count)]
         return np.stack(rows) if rows else np.zeros((0, 0), np.float32)

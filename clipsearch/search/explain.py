@@ -6,7 +6,7 @@ from typing import Any
 
 from clipsearch.records import Hit, Results
 
-_HEAD = ("#", "id", "relevance", "lexical", "cosine", "caption")
+_HEAD = ("#", "id", "relevance", "lexical", "complete", "cosine", "caption")
 
 
 def cosine(semantic: float) -> float | None:
@@ -35,6 +35,7 @@ def hit_json(hit: Hit, rank: int) -> dict[str, Any]:
         "id": hit.id,
         "relevance": hit.relevance,
         "lexical": hit.lexical,
+        "complete": hit.complete,
         "semantic": hit.semantic,
         "cosine": cosine(hit.semantic),
         "fields": dict(hit.fields),
@@ -47,7 +48,7 @@ def table(results: Results, width: int = 100) -> str:
         return "No image matches."
     rows = [_HEAD, *(_row(rank, hit) for rank, hit in enumerate(results.hits, 1))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
-    room = max(20, width - sum(widths) - 2 * len(widths))
+    room = max(16, width - sum(widths) - 2 * len(widths))
     lines = []
     for row in rows:
         cells = [
@@ -66,6 +67,7 @@ def _row(rank: int, hit: Hit) -> tuple[str, ...]:
         hit.id,
         f"{hit.relevance:.4f}",
         f"{hit.lexical:.2f}" if hit.lexical else "-",
+        f"{hit.complete:.2f}" if hit.complete else "-",
         "-" if angle is None else f"{angle:.3f}",
         " ".join(str(captions[0]).split()),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -32,9 +33,10 @@ def segments(caption: str, query: str) -> Segments:
     """
     wanted = query_terms(query)
     spans: list[tuple[int, int]] = []
+    clusters: Sequence[int] = range(len(caption) + 1) if caption.isascii() or not wanted else _clusters(caption)
     for word in _words(caption) if wanted else ():
         if _term(caption[slice(*word)]) in wanted:
-            start, end = _whole(caption, *word)
+            start, end = clusters[bisect_right(clusters, word[0]) - 1], clusters[bisect_left(clusters, word[1])]
             touching = spans and spans[-1][1] >= start
             spans.append((spans.pop()[0] if touching else start, end))
     found: list[tuple[str, bool]] = []
@@ -97,30 +99,21 @@ def _term(word: str) -> str:
         return str(_stemmer.stemWord(word.lower())) if word else ""
 
 
-def _whole(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span widened to whole characters as they are read (extended grapheme clusters, UAX #29, in short)."""
-    if text.isascii():
-        return start, end
-    while start > 0 and _continues(text, start):
-        start -= 1
-    while end < len(text) and _continues(text, end):
-        end += 1
-    return start, end
+def _clusters(text: str) -> list[int]:
+    """Where what is read as one character starts (extended grapheme clusters, UAX #29, in short), and the text's end.
 
-
-def _continues(text: str, position: int) -> bool:
-    """Whether the character at ``position`` is read as one with that before it."""
-    character, before = text[position], text[position - 1]
-    if unicodedata.category(character)[0] == "M" or character == _JOINER or "\U0001f3fb" <= character <= "\U0001f3ff":
-        return True
-    if before == _JOINER:
-        return unicodedata.category(character) == "So"
-    if not (_is_flag_half(character) and _is_flag_half(before)):
-        return False
-    halves = 0  # before this one: flags are pairs of regional indicators
-    while position - halves > 0 and _is_flag_half(text[position - halves - 1]):
-        halves += 1
-    return halves % 2 == 1
+    One pass, so that a caption of thousands of flags or joiners costs no more than any other.
+    """
+    starts, halves, before = [], 0, ""  # halves: regional indicators up to here, which are read in pairs
+    for position, character in enumerate(text):
+        kind = unicodedata.category(character)
+        joined = kind[0] == "M" or character == _JOINER or "\U0001f3fb" <= character <= "\U0001f3ff"
+        joined = joined or (before == _JOINER and kind == "So") or (halves % 2 == 1 and _is_flag_half(character))
+        if not joined or not position:
+            starts.append(position)
+        halves = halves + 1 if _is_flag_half(character) else 0
+        before = character
+    return [*starts, len(text)]
 
 
 def _is_flag_half(character: str) -> bool:

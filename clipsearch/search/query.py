@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from clipsearch.errors import InputError
 from clipsearch.records import Generation
+from clipsearch.search.highlight import query_terms
 
 Vector = npt.NDArray[np.float32]
 Request = dict[str, Any]
@@ -35,6 +36,7 @@ PATCH_TENSOR = "input.query(q_patches)"
 MAX_HITS = 400  # Vespa's default maxHits
 MAX_OFFSET = 1000  # Vespa's default maxOffset
 TIMEOUT = "5s"
+FEW_WORDS = 2  # of which nearly every image that has them in its captions has them all
 SUMMARIES = ("hit", "hit_vector", "id")
 
 SIZES: Mapping[str, tuple[int, int]] = {
@@ -52,13 +54,15 @@ SORTS: Mapping[str, str] = {
 
 _NEAR = "({{targetHits:{count}}}nearestNeighbor({field},{tensor}))"
 _PATCHES = "({{targetHits:{count}}}nearestNeighbor(patches,q_patches)) and patches_model contains @model_id"
+NEAREST = 200
+"""How many neighbours match, whatever the page: were it more further down, counts and facets would jump there."""
 _MATCH: Mapping[str, tuple[str, int]] = {
     "words": ("userInput(@text)", 0),
-    "nearest": (_NEAR, 100),
-    "nearest_deep": (_NEAR, 1000),  # dearer: for pages beyond hit 100
+    "nearest": (_NEAR, NEAREST),
+    "nearest_deep": (_NEAR, 1000),  # for lists of more hits than that at once
     "both": (f"{_NEAR} or userInput(@text)", 100),
-    "patches": (_PATCHES, 100),
-    "patches_deep": (_PATCHES, 1000),
+    "patches": (_PATCHES, NEAREST),
+    "patches_deep": (_PATCHES, 1000),  # over 10,921 images: +17 ms, where 200 for 100 is +2 ms
     "all": ("true", 0),
     "patched": ("patches_model contains @model_id", 0),
 }
@@ -113,6 +117,11 @@ class Area:
                 f"{self.south},{self.west},{self.north},{self.east} is no area: give south, west, north and east in "
                 "degrees, latitudes from -90 to 90 and longitudes from -180 to 180"
             )
+
+    def bounds(self) -> dict[str, str]:
+        """The sides by name as fixed-point texts with 7 decimals (1 cm): Vespa's YQL refuses numbers like 1e-05."""
+        # adding 0 makes -0.0 the plain zero
+        return {side.name: f"{round(getattr(self, side.name), 7) + 0.0:.7f}" for side in fields(self)}
 
 
 class Options(TypedDict, total=False):
@@ -174,20 +183,21 @@ def lexical(text: str, **options: Unpack[Options]) -> Request:
 def vector(embedding: Vector, **options: Unpack[Options]) -> Request:
     """Images nearest to ``embedding``, (D,) float32 of unit norm, by cosine.
 
-    The best 100 match (1000 beyond page 100): that many are counted by facets and brought into another order.
+    The best 200 match: that many are counted by facets, brought into another order and can be paged through. A list of
+    more ``hits`` than that at once is taken from the best 1000. The depth hangs on ``hits`` alone, never on ``offset``,
+    so that totals and facets are the same on every page.
     """
-    match = "nearest_deep" if _reach(options) > 100 else "nearest"
-    return _request(match, "vector", options) | _tensor(options, embedding)
+    return _request(_deep("nearest", options), "vector", options) | _tensor(options, embedding)
 
 
 def patches(embedding: Vector, model_id: str, **options: Unpack[Options]) -> Request:
     """Images by their patch that is nearest to ``embedding``, (D,) float32 of unit norm, by cosine.
 
     Only patches that ``model_id`` made are compared: those of another model are not in the same space. Each hit says
-    which patch it was (``Hit.box``).
+    which patch it was (``Hit.box``). As many images match as with ``vector``.
     """
-    match = "patches_deep" if _reach(options) > 100 else "patches"
-    return _request(match, PATCHES, options) | {PATCH_TENSOR: _cells(embedding), "model_id": model_id}
+    request = _request(_deep("patches", options), PATCHES, options)
+    return request | {PATCH_TENSOR: _cells(embedding), "model_id": model_id}
 
 
 def hybrid(
@@ -195,7 +205,8 @@ def hybrid(
 ) -> Request:
     """Both lists fused: ``profile`` "hybrid" by reciprocal rank, "hybrid_linear" by normalised scores.
 
-    ``alpha`` in [0, 1] is the weight of the semantic part and is sent with "hybrid_linear" only.
+    ``alpha`` in [0, 1] is the weight of the semantic part and is sent with "hybrid_linear" only. With "hybrid", images
+    one of whose captions holds every word of ``text`` are a third list, but for a text of fewer than three words.
     """
     request = _request("both", profile, options)
     request |= {"text": _words(text), **_tensor(options, embedding)}
@@ -204,21 +215,17 @@ def hybrid(
             raise InputError(f"alpha is the weight of the semantic part, from 0 to 1, not {alpha}")
         if not options.get("sort"):
             request["input.query(alpha)"] = float(alpha)
+    elif not options.get("sort") and not counts_whole(text):
+        request["input.query(whole)"] = 0.0
     return request
 
 
-def similar(embedding: Vector, **options: Unpack[Options]) -> Request:
-    """``vector`` for the embedding of an indexed image, with room for that image itself among the hits.
+def counts_whole(text: str) -> bool:
+    """Whether "hybrid" puts images first whose caption holds every word of ``text``: of three different words or more.
 
-    An image is its own nearest neighbour: page one asks for one hit more, later pages start one later, and
-    ``SearchClient.similar`` leaves the image out. (A document id cannot be filtered on in YQL.)
+    Of one or two words all hits by words would come before all that only the vector found, and nothing were fused.
     """
-    changed = options.copy()
-    if options.get("offset"):
-        changed["offset"] = options["offset"] + 1
-    else:
-        changed["hits"] = min(options.get("hits", 10) + 1, MAX_HITS)
-    return vector(embedding, **changed)
+    return len(query_terms(text)) > FEW_WORDS
 
 
 def by_profile(
@@ -267,8 +274,8 @@ def of_patches_model(model_id: str) -> Request:
     return _request("patched", "lexical", Options(hits=0)) | {"model_id": model_id}
 
 
-def _reach(options: Options) -> int:
-    return options.get("hits", 10) + options.get("offset", 0)
+def _deep(match: str, options: Options) -> str:
+    return f"{match}_deep" if options.get("hits", 10) > NEAREST else match
 
 
 def _request(match: str, profile: str, options: Options) -> Request:
@@ -293,7 +300,7 @@ def _request(match: str, profile: str, options: Options) -> Request:
         "timeout": TIMEOUT,
         **_bounds(active.pop("size", "")),
         **active,
-        **(_corners(area) if area else {}),
+        **(area.bounds() if area else {}),
     }
 
 
@@ -310,10 +317,6 @@ def _bounds(size: str) -> Request:
     if size not in SIZES:
         raise InputError(f"there is no size {size!r}: choose one of {', '.join(SIZES)}")
     return dict(zip(("narrowest", "widest"), SIZES[size], strict=True))
-
-
-def _corners(area: Area) -> Request:
-    return {side: float(getattr(area, side)) for side in ("south", "west", "north", "east")}
 
 
 def _tensor(options: Options, embedding: Vector) -> Request:

@@ -1,4 +1,7 @@
-"""Where a hit stands in each of the two lists that a fusion was made of."""
+"""Where a hit stands in the list by words and in the list by vector, of which a fusion is made.
+
+The third list of "hybrid", captions that hold every word, has one rank for all its members: ``Hit.is_complete`` tells.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +27,26 @@ class ListRanks:
 
 def list_ranks(
     client: SearchClient, text: str, embedding: Vector | None, filters: Filters = NO_FILTERS,
-    generation: Generation = FIRST, depth: int = DEPTH,
+    generation: Generation = FIRST, depth: int = DEPTH, without: str = "",
 ) -> ListRanks:  # fmt: skip
     """The first ``depth`` ids of both lists, by two small requests side by side.
 
-    A blank ``text`` or a missing ``embedding`` (D,) leaves that list empty. Errors are those of ``client.search``.
+    A blank ``text`` or a missing ``embedding`` (D,) leaves that list empty. The document id ``without`` is taken out
+    before the others are numbered. Errors are those of ``client.search``.
     """
     words = query.lexical(text, filters=filters, hits=depth, summary="id") if text.strip() else None
     nearest = None
     if embedding is not None:
         nearest = query.vector(embedding, filters=filters, hits=depth, generation=generation, summary="id")
     if words is None or nearest is None:
-        return ListRanks(_ranks(client, words), _ranks(client, nearest))
+        return ListRanks(_ranks(client, words, without), _ranks(client, nearest, without))
     with ThreadPoolExecutor(1) as beside:
-        lexical = beside.submit(_ranks, client, words)
-        semantic = _ranks(client, nearest)
+        lexical = beside.submit(_ranks, client, words, without)
+        semantic = _ranks(client, nearest, without)
         return ListRanks(lexical.result(), semantic)
 
 
-def _ranks(client: SearchClient, request: Request | None) -> dict[str, int]:
+def _ranks(client: SearchClient, request: Request | None, without: str) -> dict[str, int]:
     ids = client.ids(request) if request else ()
-    return {document_id: rank for rank, document_id in enumerate(ids, 1)}
+    others = (document_id for document_id in ids if document_id != without)
+    return {document_id: rank for rank, document_id in enumerate(others, 1)}

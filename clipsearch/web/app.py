@@ -7,7 +7,8 @@ with ``routes(ui)``, named in ``PAGES``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -52,13 +53,18 @@ class Compressed:
 
 
 class KeptFiles(StaticFiles):
-    """Static files, kept for ever by browsers where their URL has a version."""
+    """Static files, kept for ever by browsers at ``urls``, which change with the files."""
+
+    def __init__(self, urls: Collection[str]) -> None:
+        super().__init__(directory=STATIC)
+        self.urls = frozenset(urls)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """As Starlette answers; the scope is the third argument."""
+        """As Starlette answers; the path is the first argument, the scope the third."""
         response = super().file_response(*args, **kwargs)
         scope: Scope = kwargs.get("scope") or args[2]
-        if b"v=" in scope["query_string"]:
+        name = Path(kwargs.get("full_path") or args[0]).name
+        if f"/static/{name}?{scope['query_string'].decode('latin-1')}" in self.urls:
             response.headers["Cache-Control"] = FOR_EVER
         return response
 
@@ -107,11 +113,12 @@ class Files:
         return RedirectResponse(f"/{state.query_string(img=upload.token, like='')}", 303)
 
     def health(self, request: Request) -> Response:
-        """200 while the endpoint answers, else 503."""
+        """200 while the endpoint answers, else 503, within two seconds where it hangs."""
         models = list(self.ui.searcher.encoders)
         about: dict[str, Any] = {"endpoint": self.ui.client.url, "model": models[0] if models else None}
         try:
-            return JSONResponse({"status": "ok", **about, "documents": self.ui.client.document_count()})
+            documents = self.ui.searcher.promptly(self.ui.client.document_count)
+            return JSONResponse({"status": "ok", **about, "documents": documents})
         except ServiceError as error:
             return JSONResponse({"status": "down", **about, "message": str(error)}, 503)
 
@@ -131,7 +138,7 @@ class Errors:
         return await self.answer(request, sentence, error.status_code)
 
     async def on_error(self, request: Request, error: Exception) -> Response:
-        """What a room refuses with an error of the tree: bad input, an endpoint that is away."""
+        """A ``ClipsearchError``: bad input, an endpoint that is away."""
         assert isinstance(error, ClipsearchError)
         failure = self.ui.searcher.failure(error)
         return await self.answer(request, failure.sentence, failure.status, failure.down)
@@ -160,7 +167,7 @@ def create_app(config: UiConfig, hosts: Callable[[str], bool] | None = None) -> 
     guard = [Middleware(HostGuard, allowed=hosts)] if hosts else []
     pages = [route for routes in PAGES for route in routes(ui)]
     return Starlette(
-        routes=[*pages, *Files(ui).routes(), Mount("/static", KeptFiles(directory=STATIC), name="static")],
+        routes=[*pages, *Files(ui).routes(), Mount("/static", KeptFiles(ui.static.values()), name="static")],
         middleware=[Middleware(SecurityHeaders), *guard, Middleware(Compressed)],
         exception_handlers={HTTPException: errors.on_http_error, ClipsearchError: errors.on_error},
     )

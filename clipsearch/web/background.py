@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,14 +26,17 @@ class Sample:
 SAMPLE = 1000
 """Documents: 2 MB of float32 at 512 dimensions."""
 FRESH = 600.0  # seconds
+EMPTY = 60.0  # seconds for which it is remembered that the index has no embeddings
 PATIENCE = 1.5  # seconds that a page waits for the first sample
+
+log = logging.getLogger(__name__)
 
 
 class Backgrounds:
     """One sample per generation of embeddings; thread-safe.
 
     The first page waits for its sample for at most ``PATIENCE``; later ones use what there is while a new one is taken.
-    An endpoint that fails meanwhile leaves the old sample in use.
+    An endpoint that fails meanwhile leaves the old sample in use. Nothing that goes wrong here reaches a page.
     """
 
     def __init__(self, client: SearchClient) -> None:
@@ -45,8 +49,8 @@ class Backgrounds:
     def get(self, generation: Generation) -> Sample | None:
         """The sample, or None while there is none."""
         with self._lock:
-            known, taken = self._known.get(generation, (None, 0.0))
-            if known is not None and time.monotonic() - taken < FRESH:
+            known, taken = self._known.get(generation, (None, -FRESH))
+            if time.monotonic() - taken < (EMPTY if known is None else FRESH):
                 return known
             if generation not in self._coming:
                 self._coming[generation] = self._pool.submit(self._take, generation)
@@ -59,15 +63,18 @@ class Backgrounds:
             return None
 
     def _take(self, generation: Generation) -> Sample | None:
-        sample: Sample | None = None
+        """A new sample, None when it cannot be had now: the next page tries again."""
         try:
             vectors = self._client.sample(SAMPLE, generation)
-            if len(vectors):
-                sample = Sample(Background(vectors), self._client.document_count())
-        except ClipsearchError:
-            pass  # the next page tries again
-        with self._lock:
-            if sample is not None:
+            sample = Sample(Background(vectors), self._client.document_count()) if len(vectors) else None
+            with self._lock:
                 self._known[generation] = (sample, time.monotonic())
-            self._coming.pop(generation, None)
-        return sample
+            return sample
+        except ClipsearchError as error:
+            log.info("no sample of %s: %s", generation.field, error)
+        except Exception:
+            log.exception("no sample of %s", generation.field)
+        finally:
+            with self._lock:
+                self._coming.pop(generation, None)
+        return None

@@ -10,9 +10,10 @@ from clipsearch.records import Hit
 from clipsearch.search import explain
 from clipsearch.search.duplicates import Group, collapse
 from clipsearch.search.highlight import Segments, best_caption, segments
-from clipsearch.search.query import Vector
+from clipsearch.search.query import Vector, counts_whole
 from clipsearch.search.ranks import ListRanks
 from clipsearch.web.background import Sample
+from clipsearch.web.pictures import corpus_and_key, version_of
 
 NO_RANKS = ListRanks()
 FUNCTION_WORDS = {
@@ -27,8 +28,10 @@ class Card:
 
     ``captions``: the best first, each cut into (text, is it a word of the query). ``probability``: how likely the image
     fits the query, in [0, 1], None when the query has no vector; ``weak``: no better than chance. ``word_rank`` and
-    ``vector_rank``: places in the two lists of a fusion, 0 when it is not among the first hundred. ``box``: left, top,
-    width and height of the winning part in px of an image of ``size``. ``others``: near-duplicates further down.
+    ``vector_rank``: places in the lists of a fusion by words and by vector, 0 when it is not among the first hundred;
+    ``all_words``: it is in hybrid's third list, a caption holds every word of a query long enough for that to count.
+    ``box``: left, top, width and height of the winning part in px of an image of ``size``. ``others``: near-duplicates
+    further down.
     """
 
     hit: Hit
@@ -43,6 +46,7 @@ class Card:
     weak: bool = False
     word_rank: int = 0
     vector_rank: int = 0
+    all_words: bool = False
     size: tuple[int, int] = (1, 1)
     box: tuple[float, float, float, float] | None = None
     others: tuple[Card, ...] = ()
@@ -61,7 +65,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """What hits are judged by: the query's words and vector, a sample of the index, both lists of a fusion.
+    """What hits are judged by: the query's words and vector, a sample of the index, places in a fusion's lists.
 
     ``words_suffice``: a hit one of whose captions holds all the words is never weak; not so where the query is more
     than its words.
@@ -99,7 +103,7 @@ def _judged(hits: tuple[Hit, ...], judge: Judge) -> Mapping[str, tuple[float, bo
     probabilities = judge.sample.background.relevance(judge.vector, cosines)
     weak = judge.sample.background.weak(judge.vector, cosines, judge.sample.documents)
     return {
-        hit.id: (float(probability), bool(poor) and not (suffice and hit.complete >= 1))
+        hit.id: (float(probability), bool(poor) and not (suffice and hit.is_complete))
         for hit, angle, probability, poor in zip(hits, angles, probabilities, weak, strict=True)
         if angle is not None
     }
@@ -113,7 +117,7 @@ def _card(
     others: tuple[Card, ...] = (),
 ) -> Card:
     captions = list(dict.fromkeys(str(caption) for caption in hit.fields.get("captions") or ()))
-    key = hit.id.rpartition("::")[2]
+    corpus, key = corpus_and_key(hit.id)
     best = best_caption(captions, judge.words)
     captions = [*captions[best : best + 1], *captions[:best], *captions[best + 1 :]]
     telling = not FUNCTION_WORDS.issuperset(judge.words.lower().split())
@@ -122,16 +126,17 @@ def _card(
     return Card(
         hit=hit,
         rank=ranks[hit.id],
-        corpus=hit.id.split(":")[1] if hit.id.count(":") > 2 else "",
+        corpus=corpus,
         key=key,
         captions=tuple(_joined(segments(caption, judge.words), telling) for caption in captions),
         caption=captions[0] if captions else key,
-        version=str(hit.fields.get("content_hash", ""))[:12],
+        version=version_of(hit),
         cosine=explain.cosine(hit.semantic),
         probability=probability,
         weak=weak,
         word_rank=judge.ranks.lexical.get(hit.id, 0),
         vector_rank=judge.ranks.semantic.get(hit.id, 0),
+        all_words=hit.is_complete and counts_whole(judge.words),
         size=size,
         box=_rectangle(hit.box, size),
         others=others,

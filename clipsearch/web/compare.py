@@ -23,8 +23,10 @@ from clipsearch.records import Hit, Results
 from clipsearch.search import explain
 from clipsearch.search.highlight import best_caption, segments
 from clipsearch.search.query import PATCHES
+from clipsearch.search.terms import number_within
 from clipsearch.web.judging import marks_for, query_of
-from clipsearch.web.searching import RANKINGS, Failure, Searcher
+from clipsearch.web.pictures import corpus_and_key, version_of
+from clipsearch.web.searching import RANKINGS, Failure, Searcher, unheard
 from clipsearch.web.site import Ui
 from clipsearch.web.state import PageState, one_of
 
@@ -79,17 +81,17 @@ class Entry:
     @property
     def corpus(self) -> str:
         """The namespace of its id."""
-        return self.hit.id.split(":")[1] if self.hit.id.count(":") > 2 else ""
+        return corpus_and_key(self.hit.id)[0]
 
     @property
     def key(self) -> str:
         """The end of its id."""
-        return self.hit.id.rpartition("::")[2]
+        return corpus_and_key(self.hit.id)[1]
 
     @property
     def version(self) -> str:
         """What changes with the picture."""
-        return str(self.hit.fields.get("content_hash", ""))[:12]
+        return version_of(self.hit)
 
     @property
     def text(self) -> str:
@@ -150,6 +152,11 @@ class Column:
         return NAMES[self.ranking]
 
     @property
+    def note(self) -> str:
+        """What this side does not look at though it is asked for, in one sentence; "" when it looks at all."""
+        return unheard(self.state, self.ranking)
+
+    @property
     def ids(self) -> list[str]:
         """The ids of all known hits, best first."""
         return [hit.id for hit in self.results.hits] if self.results else []
@@ -161,12 +168,12 @@ class Column:
             return {**about, "error": self.failure.sentence if self.failure else ""}
         seconds = round(self.results.seconds, 4)
         hits = [entry.as_json() for entry in self.entries]
-        return {**about, "total": self.results.total, "seconds": seconds, "hits": hits}
+        return {**about, "note": self.note, "total": self.results.total, "seconds": seconds, "hits": hits}
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both columns. ``error``: a sentence in place of them, when the URL itself makes no sense."""
+    """What both sides share, and A's and B's columns."""
 
     state: PageState
     columns: tuple[Column, ...] = ()
@@ -252,7 +259,7 @@ def parse_sides(params: Mapping[str, str], state: PageState, models: tuple[str, 
             letter,
             one_of(letter, params.get(letter, ""), ("", *NAMES)) or defaults[at],
             params.get(f"{letter}m", "").strip() or others[at],
-            _alpha(params.get(f"{letter}a", ""), f"{letter}a", state.alpha),
+            number_within(f"{letter}a", params.get(f"{letter}a") or str(state.alpha), 0, 1),
         )
         for at, letter in enumerate("ab")
     )
@@ -281,7 +288,7 @@ def _column(searcher: Searcher, state: PageState, side: Side) -> Column:
             raise InputError("this query has no words to rank by: choose another ranking")
         asked = replace(own, dups=True)  # near-duplicates are not folded here, so hits need no vectors
         ranking = "vector" if side.ranking == PATCHES else side.ranking
-        return Column(side, own, side.ranking, searcher.results(asked, ranking, hits=DEPTH, offset=0), None)
+        return Column(side, own, side.ranking, searcher.results(asked, ranking, hits=DEPTH), None)
     except ClipsearchError as error:
         return Column(side, own, side.ranking, None, searcher.failure(error))
 
@@ -304,16 +311,6 @@ def _caption(hit: Hit, words: str) -> tuple[tuple[str, bool], ...]:
     return segments(captions[best_caption(captions, words)], words)
 
 
-def _alpha(text: str, name: str, default: float) -> float:
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise InputError(f"“{text[:20]}” makes no sense as {name}, which goes from 0 to 1")
-    return value
-
-
 class ComparePage:
     """The handlers of the comparison."""
 
@@ -325,6 +322,7 @@ class ComparePage:
         found = self._comparison(request)
         failure = found.failure
         sides = [column.side for column in found.columns]
+        judged = [marks_for(self.ui, replace(column.state, judge=found.state.judge)) for column in found.columns]
         return self.ui.render(
             "compare.html",
             status=failure.status if failure else 200,
@@ -337,7 +335,8 @@ class ComparePage:
             further="".join(f"&{urlencode([pair])}" for pair in further(sides)),
             query=query_of(found.state),
             subject=self.ui.searcher.subject(found.state),
-            marks=marks_for(self.ui, found.state),
+            marks=None if None in judged else {id: mark for marks in judged if marks for id, mark in marks.items()},
+            judged={side.letter: marks for side, marks in zip(sides, judged, strict=True)},
             names=dict(RANKINGS) if failure and failure.down else self._names(),
         )
 

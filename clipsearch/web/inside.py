@@ -28,6 +28,7 @@ from clipsearch.images import load_image, resize
 from clipsearch.images.patches import PatchPlan
 from clipsearch.search import QueryEncoder
 from clipsearch.search.query import Vector
+from clipsearch.web.pictures import corpus_and_key
 from clipsearch.web.security import check_same_origin
 from clipsearch.web.site import Ui
 from clipsearch.web.state import one_of
@@ -315,10 +316,10 @@ class Inside:
         )
 
     def _indexed(self, document_id: str) -> Subject:
-        fields = self.ui.client.get(document_id, ("captions", "content_hash"))
+        fields = self.ui.searcher.promptly(self.ui.client.get, document_id, ("captions", "content_hash"))
         if fields is None:
             raise HTTPException(404, f"There is no image {document_id} in the index.")
-        corpus, key = document_id.split(":")[1], document_id.rpartition("::")[2]
+        corpus, key = corpus_and_key(document_id)
         version = str(fields.get("content_hash") or "")
         path = f"{quote(corpus, safe='')}/{quote(key, safe='')}" + (f"?v={quote(version[:12])}" if version else "")
         folder = "image" if corpus in self.ui.pictures.corpora else "thumb"

@@ -20,6 +20,7 @@ from clipsearch.errors import InputError
 from clipsearch.relevance.judgments import JudgedQuery, Judgment
 from clipsearch.search.endpoint import parse_id
 from clipsearch.search.query import PATCHES
+from clipsearch.web.searching import heard
 from clipsearch.web.security import check_same_origin
 from clipsearch.web.site import Ui
 from clipsearch.web.state import PageState
@@ -39,11 +40,16 @@ def query_of(state: PageState) -> JudgedQuery:
     )  # fmt: skip
 
 
+def judged_query(ui: Ui, state: PageState) -> JudgedQuery:
+    """What hits of ``state`` are judged for: no image and no terms where the ranking looks at words only."""
+    return query_of(heard(state, ui.searcher.ranking(state)))
+
+
 def marks_for(ui: Ui, state: PageState) -> dict[str, bool] | None:
     """What was judged for ``state``, by document id; None where nothing can be judged."""
     if ui.book is None or not state.judge or not state.asks:
         return None
-    return ui.book.of(query_of(state))
+    return ui.book.of(judged_query(ui, state))
 
 
 class Judging:
@@ -80,7 +86,7 @@ class Judging:
         ranking = PATCHES if state.parts else self.ui.searcher.ranking(state)
         encoder = self.ui.searcher.encoder(state.model) if ranking != "lexical" else None
         model = encoder.model.model_id if encoder else ""
-        return Judgment(query_of(state), document_id, MARKS[word], ranking, model, rank)
+        return Judgment(judged_query(self.ui, state), document_id, MARKS[word], ranking, model, rank)
 
 
 async def read_mark(request: Request) -> tuple[str, int, str]:

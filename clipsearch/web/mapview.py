@@ -20,6 +20,7 @@ from starlette.routing import Route
 from clipsearch.errors import InputError
 from clipsearch.records import Hit
 from clipsearch.search.query import MAX_HITS, WORLD, Area, located
+from clipsearch.web.pictures import corpus_and_key
 from clipsearch.web.site import Ui
 from clipsearch.web.state import PageState
 
@@ -44,7 +45,7 @@ class Point:
     @property
     def caption(self) -> str:
         """Its first caption, else its key."""
-        captions = self.hit.fields.get("captions") or [self.hit.id.rpartition("::")[2]]
+        captions = self.hit.fields.get("captions") or [corpus_and_key(self.hit.id)[1]]
         return str(captions[0])
 
     @property
@@ -55,7 +56,7 @@ class Point:
     @property
     def path(self) -> str:
         """Corpus and key, as in URLs of pictures."""
-        return f"{self.hit.id.split(':')[1]}/{self.hit.id.rpartition('::')[2]}"
+        return "/".join(corpus_and_key(self.hit.id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +222,8 @@ def degrees(value: float, signs: str) -> str:
 
 
 def area_text(area: Area) -> str:
-    """What ``parse_area`` reads."""
-    return ",".join(f"{getattr(area, side):.6g}" for side in ("south", "west", "north", "east"))
+    """What ``parse_area`` reads, never with an exponent."""
+    return ",".join(bound.rstrip("0").rstrip(".") for bound in area.bounds().values())
 
 
 def _href(group: Sequence[Point], url: str) -> str:
@@ -271,21 +272,23 @@ class MapView:
         given = parse_area(request.query_params.get("area", ""))
         shown = None if given is None else window_of(given)
         plain = replace(state, dups=True)  # no embeddings are needed here
-        question = self.ui.searcher.question(plain)
+        question = self.ui.searcher.promptly(self.ui.searcher.question, plain)
         asked = question.request(filters=state.filters, hits=MAX_HITS, area=shown.area if shown else WORLD)
-        found = self.ui.client.search(asked)
+        every = self.ui.searcher.promptly(self.ui.client.search, asked)
+        found = question.without_itself(every)
+        total = found.total - (len(every.hits) - len(found.hits))
         points = located_points(found.hits)
         window = shown or fit(points)
         points = [replace(each, x=window.x(each.longitude), y=window.y(each.latitude)) for each in points]
         pairs = state.query_pairs()
         url = "/map?" + (urlencode(pairs) + "&" if pairs else "")
         return MapPage(
-            state, window, tuple(points), clustered(points, url), found.total, shown is not None,
+            state, window, tuple(points), clustered(points, url), total, shown is not None,
             bool(points) or self._anywhere(), question.embedding is not None, _links(window, url, state),
         )  # fmt: skip
 
     def _anywhere(self) -> bool:
-        return self.ui.client.search(located(hits=0)).total > 0
+        return self.ui.searcher.promptly(self.ui.client.search, located(hits=0)).total > 0
 
 
 def _links(window: Window, url: str, state: PageState) -> dict[str, str]:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import category
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -46,6 +47,8 @@ class Value:
 class Page:
     """Everything a page shows. ``error`` is a sentence; ``status`` the HTTP status that goes with it.
 
+    ``note``: what the ranking does not look at, as a sentence. ``fetched``: hits of this page with the image that is
+    searched by, which is not among ``results``: the page that it stood on is one hit shorter.
     ``strong`` and ``weak`` are the cards above and below the line between likely matches and the rest.
     """
 
@@ -56,6 +59,8 @@ class Page:
     weak: tuple[Card, ...] = ()
     facets: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     subject: str = ""
+    note: str = ""
+    fetched: int = 0
     error: str = ""
     down: bool = False
     status: int = 200
@@ -78,8 +83,8 @@ class Page:
     @property
     def has_next(self) -> bool:
         """Whether a further page may hold hits."""
-        full = len(self.results.hits) == PER_PAGE
-        return full and self.last < self.results.total and self.state.page < LAST_PAGE
+        reached = self.state.offset + self.fetched
+        return self.fetched == PER_PAGE and reached < self.results.total and self.state.page < LAST_PAGE
 
     def as_json(self) -> dict[str, Any]:
         """The JSON twin."""
@@ -88,6 +93,7 @@ class Page:
         following = self.state.query_string(page=self.state.page + 1) if self.has_next else None
         return {
             "ranking": self.ranking,
+            "note": self.note,
             "total": self.results.total,
             "seconds": round(self.results.seconds, 4),
             "request": without_vectors(self.results.request),
@@ -126,14 +132,22 @@ class SearchPage:
         return JSONResponse(self._request(request))
 
     def request_yql(self, request: Request) -> Response:
-        """The YQL, then its parameters, one ``name=value`` a line, as ``vespa query`` takes them."""
+        """The YQL, then its parameters as ``name=value``, each quoted for a shell, as ``vespa query`` takes them.
+
+        Control characters are left out: what is pasted into a terminal must not steer it. A line break may stay, for it
+        is within the quotes.
+        """
         body = self._request(request)
-        lines = [f"{name}={value}" for name, value in body.items() if name != "yql"]
+        lines = [
+            shlex.quote("".join(each for each in f"{name}={value}" if each == "\n" or category(each) != "Cc"))
+            for name, value in body.items()
+            if name != "yql"
+        ]
         return PlainTextResponse("\n".join([body["yql"], "", *lines, ""]))
 
     def request_curl(self, request: Request) -> Response:
-        """A command line that sends the same request."""
-        body = json.dumps(self._request(request), ensure_ascii=False)
+        """A command line that sends the same request, in printable ASCII alone."""
+        body = json.dumps(self._request(request)).replace("\x7f", "\\u007f")
         url = shlex.quote(f"{self.ui.client.url.rstrip('/')}/search/")
         return PlainTextResponse(f"curl -s -H 'Content-Type: application/json' -d {shlex.quote(body)} {url}\n")
 
@@ -150,7 +164,10 @@ class SearchPage:
         line = weak_from(shown) if not state.sort else len(shown)
         subject = self.ui.searcher.subject(state)
         facets = _facets(state, results)
-        return Page(state, answer.question.ranking, results, shown[:line], shown[line:], facets, subject)
+        question = answer.question
+        return Page(
+            state, question.ranking, results, shown[:line], shown[line:], facets, subject, question.note, answer.fetched
+        )
 
     def failed(self, state: PageState, error: ClipsearchError) -> Page:
         """A page that shows ``error``."""
@@ -181,7 +198,7 @@ class SearchPage:
 
     def _request(self, request: Request) -> dict[str, Any]:
         state = PageState.parse(request.query_params)
-        return self.ui.searcher.request(state)
+        return self.ui.searcher.promptly(self.ui.searcher.request, state)
 
 
 def without_vectors(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from clipsearch.corpora.store import ImageStore, is_image_name
 from clipsearch.errors import ImageError, InputError
 from clipsearch.images import load_image, thumbnail
+from clipsearch.records import Hit
 from clipsearch.search import SearchClient
 from clipsearch.search.endpoint import parse_id
 from clipsearch.web.security import PICTURE_POLICY
@@ -83,6 +84,17 @@ def picture_response(request: Request, data: bytes, kind: str = "image/jpeg") ->
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(data, media_type=kind, headers=headers)
+
+
+def corpus_and_key(document_id: str) -> tuple[str, str]:
+    """The corpus and key of a document id, as in the paths of its pictures; the corpus is "" for what is no such id."""
+    head, _, key = document_id.rpartition("::")
+    return (head.split(":")[1] if head.count(":") == 2 else ""), key
+
+
+def version_of(hit: Hit) -> str:
+    """What changes with the picture of ``hit``: the start of its content hash, "" when it has none."""
+    return str(hit.fields.get("content_hash") or "")[:12]
 
 
 def _document_id(corpus: str, key: str) -> str:

@@ -8,15 +8,15 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, Unpack
 
-import numpy as np
-
 from clipsearch.errors import CheckpointError, ClipsearchError, InputError, RejectedError, UnreachableError
 from clipsearch.records import Generation, Results
 from clipsearch.search import QueryEncoder, SearchClient, by_profile
 from clipsearch.search.query import FIRST, Options, Request, Vector, browse, patches
 from clipsearch.search.ranks import ListRanks, list_ranks
+from clipsearch.search.terms import Term, embedded_term, summed, terms_of
 from clipsearch.web.background import Backgrounds, Sample
-from clipsearch.web.state import PER_PAGE, PageState, Term
+from clipsearch.web.pictures import corpus_and_key
+from clipsearch.web.state import PER_PAGE, PageState
 from clipsearch.web.uploads import Uploads
 
 PATIENCE = 1.0
@@ -58,7 +58,7 @@ class Question:
         return self.state.like if self.embedding is not None else ""
 
     def request(self, **options: Unpack[Options]) -> Request:
-        """The request with these ``options``, sorted as the state says, with room for the image that is left out."""
+        """The request with these ``options``, sorted as the state says; ``without_itself`` is for what it finds."""
         state = self.state
         options["sort"] = state.sort
         if not state.dups and options.get("hits"):
@@ -68,25 +68,50 @@ class Question:
         if self.embedding is None:
             return by_profile(self.ranking, state.q, None, **options)
         options["generation"] = self.generation
-        if self.leaves_out and options.get("hits"):  # page one has one hit more, the others start one later
-            options["offset" if options.get("offset") else "hits"] += 1
         if state.parts:
             return patches(self.embedding, self.model, **options)
         return by_profile(self.ranking, state.q, self.embedding, alpha=state.alpha, **options)
 
-    def without_itself(self, found: Results, hits: int) -> Results:
-        """At most ``hits`` of ``found``, without the image that is searched by."""
-        return replace(found, hits=tuple(hit for hit in found.hits if hit.id != self.leaves_out)[:hits])
+    def without_itself(self, found: Results) -> Results:
+        """``found`` without the image that is searched by, on whichever page it is: words, a filter or a subtracted
+        term may put it anywhere.
+        """
+        return replace(found, hits=tuple(hit for hit in found.hits if hit.id != self.leaves_out))
+
+    @property
+    def note(self) -> str:
+        """What the ranking does not look at though it is asked for, in one sentence; "" when it looks at all."""
+        return unheard(self.state, self.ranking)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is known about one page of results; ``sample``: None when nothing can be judged against it."""
+    """What is known about one page of results; ``sample``: None when nothing can be judged against it; ``fetched``: its
+    hits with the image that is searched by.
+    """
 
     question: Question
     results: Results
+    fetched: int
     ranks: ListRanks
     sample: Sample | None
+
+
+def unheard(state: PageState, ranking: str) -> str:
+    """What ``ranking`` does not look at though ``state`` has it, in one sentence; "" when it looks at all.
+
+    Words alone have no vector, so that neither an image nor terms can be added to them.
+    """
+    image, terms = "the image" if state.by_image else "", "what is added or subtracted" if state.terms else ""
+    if ranking != "lexical" or not (image or terms):
+        return ""
+    parts, verb = (f"{image} and {terms}", "do") if image and terms else (image or terms, "does")
+    return f"This ranking looks at words only: {parts} {verb} not count."
+
+
+def heard(state: PageState, ranking: str) -> PageState:
+    """``state`` with only what ``ranking`` looks at."""
+    return replace(state, like="", img="", terms=()) if unheard(state, ranking) else state
 
 
 class Searcher:
@@ -128,18 +153,11 @@ class Searcher:
         Each summand has unit length before it is weighted. Raises ``InputError`` for an image that is gone and for
         terms that cancel out.
         """
-        terms = [Term(1.0, "text", state.q)] if state.q else []
-        terms += [Term(1.0, "like", state.like)] if state.like else []
-        terms += [Term(1.0, "img", state.img)] if state.img else []
-        terms += state.terms
+        terms = terms_of(state.q, state.like, state.img, state.terms)
         encoder = self.encoder(state.model)
         if not terms or (encoder is None and any(term.kind != "like" for term in terms)):
             return None
-        total = sum(term.weight * self._summand(term, encoder) for term in terms)
-        length = float(np.linalg.norm(total))
-        if length < 1e-6:
-            raise InputError("the terms cancel out: there is nothing left to search for")
-        return np.asarray(total / length, dtype=np.float32)
+        return summed(terms, lambda term: self._summand(term, encoder))
 
     def generation(self, model: str = "") -> Generation:
         """The generation of embeddings that ``model`` made; the active one without a model.
@@ -157,15 +175,15 @@ class Searcher:
             filters=state.filters, hits=hits, offset=state.offset if offset is None else offset, facets=True
         )
 
-    def results(
-        self, state: PageState, ranking: str = "", *, hits: int = PER_PAGE, offset: int | None = None
-    ) -> Results:
-        """The hits of ``state`` by ``ranking`` ("": the state's own), without facets."""
+    def results(self, state: PageState, ranking: str = "", *, hits: int = PER_PAGE) -> Results:
+        """The first ``hits`` of ``state`` by ``ranking`` ("": the state's own), without facets."""
+        return self.promptly(self._results, state, ranking, hits)
+
+    def _results(self, state: PageState, ranking: str, hits: int) -> Results:
         question = self.question(state, ranking)
-        start = state.offset if offset is None else offset
-        request = question.request(filters=state.filters, hits=hits, offset=start)
-        found = self.promptly(self.client.search, request)
-        return question.without_itself(found, hits)
+        asked = hits + bool(question.leaves_out)
+        found = question.without_itself(self.client.search(question.request(filters=state.filters, hits=asked)))
+        return replace(found, hits=found.hits[:hits])
 
     def question(self, state: PageState, ranking: str = "") -> Question:
         """What ``state`` asks for, embedded. Raises as ``query_vector`` and ``generation`` do."""
@@ -197,33 +215,37 @@ class Searcher:
         try:
             return future.result(PATIENCE)
         except NotYet:
-            self._probe.check()
+            try:
+                self._probe.check()
+            except ClipsearchError:
+                future.cancel()  # what has not begun yet is work that nobody waits for any more
+                raise
         return future.result()
 
     def _answer(self, state: PageState) -> Answer:
-        fused = self.ranking(state) in ("hybrid", "hybrid_linear") and bool(state.q)
-        by_words = self._pool.submit(list_ranks, self.client, state.q, None, state.filters) if fused else None
+        fused = self.ranking(state) in ("hybrid", "hybrid_linear") and bool(state.q) and not state.sort
+        by_words = by_vector = None
+        if fused:
+            by_words = self._pool.submit(list_ranks, self.client, state.q, None, state.filters, without=state.like)
         question = self.question(state)  # the model works while the endpoint does
-        by_vector = None
         if fused and question.embedding is not None:
             by_vector = self._pool.submit(
-                list_ranks, self.client, "", question.embedding, state.filters, question.generation
+                list_ranks, self.client, "", question.embedding, state.filters, question.generation, without=state.like
             )
         found = self.client.faceted(question.request, state.filters, hits=PER_PAGE, offset=state.offset)
-        found = question.without_itself(found, PER_PAGE)
         sample = None
         if question.embedding is not None and not state.parts:
             sample = self.backgrounds.get(question.generation)
         ranks = ListRanks(
             by_words.result().lexical if by_words else {}, by_vector.result().semantic if by_vector else {}
         )
-        return Answer(question, found, ranks, sample)
+        return Answer(question, question.without_itself(found), len(found.hits), ranks, sample)
 
     def has_patches(self, model: str = "") -> bool:
         """Whether the index has parts of images by this model."""
         try:
             encoder = self.encoder(model)
-            return encoder is not None and self.client.has_patches(encoder.model.model_id)
+            return encoder is not None and self.promptly(self.client.has_patches, encoder.model.model_id)
         except ClipsearchError:
             return False
 
@@ -232,7 +254,7 @@ class Searcher:
         if state.img:
             upload = self.uploads.get(state.img)
             return upload.name if upload else ""
-        return state.like.rpartition("::")[2]
+        return corpus_and_key(state.like)[1]
 
     def failure(self, error: ClipsearchError) -> Failure:
         """What to tell people about ``error``."""
@@ -246,14 +268,8 @@ class Searcher:
 
     def _summand(self, term: Term, encoder: QueryEncoder | None) -> Vector:
         """(D,) float32 of unit length."""
-        if term.kind == "like":
-            model = encoder.model.model_id if encoder else ""
-            generation = self.client.generation_of(model) if model else self.client.active()
-            vector = self.client.embedding(term.value, generation)
-            return vector / max(float(np.linalg.norm(vector)), 1e-12)
-        assert encoder is not None
-        if term.kind == "text":
-            return encoder.text(term.value)
+        if term.kind != "img" or encoder is None:
+            return embedded_term(term, self.client, encoder)
         upload = self.uploads.get(term.value)
         if upload is None:
             raise InputError("that upload is forgotten by now: upload the image again")

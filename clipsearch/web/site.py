@@ -53,7 +53,9 @@ class Ui:
         self.searcher = Searcher(self.client, config.encoders, self.uploads)
         self.pictures = Pictures(self.client, config.roots)
         self.book = JudgmentBook(config.judgments) if config.judgments else None
-        self.templates = _templates()
+        self.static = {path.name: _versioned(path) for path in STATIC.iterdir()}
+        """File name -> URL of the static files."""
+        self.templates = _templates(self.static)
         self.places: dict[str, tuple[str, str]] = {}
         """The navigation: name -> URL and label; each page's ``routes`` adds its own, and passes ``here=name``."""
 
@@ -80,7 +82,7 @@ class Ui:
         return HTMLResponse(text, status, headers={"Cache-Control": keep, **(headers or {})})
 
 
-def _templates() -> jinja2.Environment:
+def _templates(static: Mapping[str, str]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -90,7 +92,7 @@ def _templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals["parts"] = environment.get_template("parts.html").module
-    environment.globals["static"] = {path.name: _versioned(path) for path in STATIC.iterdir()}
+    environment.globals["static"] = static
     return environment
 
 

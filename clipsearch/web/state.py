@@ -12,43 +12,17 @@ from starlette.datastructures import QueryParams
 
 from clipsearch.errors import InputError
 from clipsearch.search import PROFILES, Filters
+from clipsearch.search.endpoint import parse_id
 from clipsearch.search.query import SIZES, SORTS
+from clipsearch.search.terms import Term, number_within
 
 PER_PAGE = 24
 LAST_PAGE = 40  # 24 * 40 hits stay below Vespa's default maxOffset of 1000
 _GAP = secrets.token_hex(8)  # stands for what differs; nobody can have typed it
-KINDS = ("text", "like", "img")
 VIEWS = ("", "list")
 MOST_TERMS = 12
 _TEXTS = ("q", "corpus", "label", "split", "size", "sort", "like", "img", "model")
 _SWITCHES = ("parts", "dups", "judge")
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One summand of a query vector: ``weight`` in [-5, 5] but 0, of a "text", a "like" (document id) or an "img".
-
-    Its form in a URL is ``weight:kind:value``, as in ``with=-0.5:text:snow``.
-    """
-
-    weight: float
-    kind: str
-    value: str
-
-    @classmethod
-    def parse(cls, text: str) -> Term:
-        """Read ``weight:kind:value``; ``InputError`` names what makes no sense."""
-        weight, _, rest = text.partition(":")
-        kind, _, value = rest.partition(":")
-        if kind not in KINDS or not value.strip():
-            raise InputError(f"“{text[:40]}” makes no sense as with, which is like -0.5:text:snow or 1:like:ID")
-        number = _number("the weight of with", weight, -5, 5)
-        if not number:
-            raise InputError(f"“{text[:40]}” makes no sense as with: its weight is 0")
-        return cls(number, kind, value.strip())
-
-    def __str__(self) -> str:
-        return f"{repr(self.weight).removesuffix('.0')}:{self.kind}:{self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +60,20 @@ class PageState:
         which a small form sends, become a further term.
         """
         given = params if isinstance(params, QueryParams) else QueryParams(list(params.items()))
-        texts: dict[str, Any] = {name: given.get(name, "").strip() for name in _TEXTS}
+        texts: dict[str, Any] = {name: given.get(name, "") for name in _TEXTS}
+        texts["q"] = texts["q"].strip()  # a filter compares whole values, so that nothing may be cut off the others
         switches: dict[str, Any] = {name: given.get(name, "") not in ("", "0") for name in _SWITCHES}
         ranking = one_of("ranking", given.get("ranking", ""), ("", *PROFILES))
-        alpha = _number("alpha", given.get("alpha") or "0.5", 0, 1)
-        page = _number("page", given.get("page") or "1", 1, LAST_PAGE)
+        alpha = number_within("alpha", given.get("alpha") or "0.5", 0, 1)
+        page = number_within("page", given.get("page") or "1", 1, LAST_PAGE)
         terms = [Term.parse(text) for text in given.getlist("with")]
         if added := given.get("add", "").strip():
             terms.append(Term.parse(f"{given.get('weight') or 1}:text:{added}"))
         if len(terms) > MOST_TERMS:
             raise InputError(f"{len(terms)} terms are added up: at most {MOST_TERMS} can be")
+        for document_id in (texts["like"], *(term.value for term in terms if term.kind == "like")):
+            if document_id:
+                parse_id(document_id)
         one_of("size", texts["size"], ("", *SIZES))
         one_of("sort", texts["sort"], tuple(SORTS))
         view = one_of("view", given.get("view", ""), VIEWS)
@@ -194,14 +172,4 @@ def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         choices = ", ".join(choice for choice in allowed if choice)
         raise InputError(f"there is no {name} {value[:40]!r}: choose one of {choices}")
-    return value
-
-
-def _number(name: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
-        raise InputError(f"“{text[:20]}” makes no sense as {name}, which goes from {low} to {high}")
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 _LOCK = threading.Lock()  # one for all: it is held for a moment only
@@ -27,28 +27,36 @@ class Outcome(Generic[T]):
         self._callbacks: tuple[Callable[[Any], object], ...] = ()
 
     def finish(self, error: BaseException | None, value: T | None = None) -> None:
-        """It is there: tells whoever waits, on this thread."""
-        self._error, self._value = error, value
+        """It is there: tells whoever waits, on this thread. Raises ``RuntimeError`` the second time."""
         with _LOCK:
+            if self._done:
+                raise RuntimeError("this operation is finished already: nobody would hear of another outcome")
+            self._error, self._value = error, value
             self._done = True
             callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
-            try:
-                callback(self)
-            except Exception:
-                log.exception("telling what became of an operation failed")
+            self._tell(callback)
+
+    def _tell(self, callback: Callable[[Any], object]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            log.exception("telling what became of an operation failed")
 
     def done(self) -> bool:
         """Whether it is there."""
         return self._done
 
     def add_done_callback(self, fn: Callable[[Any], object], /) -> None:
-        """Calls ``fn`` once it is there, on the thread that brings it; at once when it is there already."""
+        """Calls ``fn`` once it is there, on the thread that brings it; at once when it is there already.
+
+        What ``fn`` raises is logged, and goes no further.
+        """
         with _LOCK:
             if not self._done:
                 self._callbacks = (*self._callbacks, fn)
                 return
-        fn(self)
+        self._tell(fn)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The error, None without one; waits for it. Raises ``TimeoutError`` after ``timeout`` seconds."""
@@ -59,9 +67,9 @@ class Outcome(Generic[T]):
                 raise TimeoutError
         return self._error
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """The value; waits for it. Raises the error, and ``TimeoutError`` after ``timeout`` seconds."""
         error = self.exception(timeout)
         if error is not None:
             raise error
-        return self._value
+        return cast(T, self._value)

@@ -327,6 +327,7 @@ class _Places:
             of_field = np.minimum(self.lengths, matched) / self.lengths
         share = self.features._property(f"elementCompleteness({self.field}).fieldCompletenessImportance", 0.5)
         score = np.where(matched > 0, of_field * share + of_query * (1 - share), 0.0)
+        score[np.isnan(score)] = 0.0  # 0 / 0, of weights that cancel: to Vespa too such an element is no best one
         found = np.zeros(len(self.features.rows))
         np.maximum.at(found, self.element_owner, score)
         best = np.flatnonzero((score == found[self.element_owner]) & (score > 0))[::-1]

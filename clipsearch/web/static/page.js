@@ -35,7 +35,6 @@ if (search) {
 }
 
 if (upload) {
-  upload.classList.add("instant");
   const send = (files) => {
     const image = [...files].find((file) => file.type.startsWith("image/"));
     if (!image) return;
