@@ -119,9 +119,10 @@ def update_command(
 ) -> None:  # fmt: skip
     """Update fields of documents that are in the index.
 
-    From SHARDS, by default the embeddings, the patches if there are any, and their model's id; from FILE (JSONL),
-    whatever stands beside "id": {"id": "id:rsicd:image::a.jpg", "captions": ["a river"], "label": "river"}, or Vespa's
-    own updates. No document is made: those that are missing are counted and listed.
+    From SHARDS, by default the embeddings and their model's id, with the patches if there are any and the index's are
+    of the same generation ("--fields patches" sends them anyway); from FILE (JSONL), whatever stands beside "id":
+    {"id": "id:rsicd:image::a.jpg", "captions": ["a river"], "label": "river"}, or Vespa's own updates. No document is
+    made: those that are missing are counted and listed.
 
     \b
     Example:

@@ -45,6 +45,16 @@ class Addresses:
             raise found
         return found
 
+    def owns_patches(self, model_id: str) -> bool:
+        """Whether the index's patches, which have no generation, belong to this model's: the first, or the only one."""
+        try:
+            if self.of(model_id) == FIRST:
+                return True
+            with SearchClient(self._url, timeout=5.0) as client:
+                return len(client.generations()) <= 1
+        except (CheckpointError, ServiceError):
+            return False
+
     def _ask(self, model_id: str) -> Generation | CheckpointError:
         """An endpoint that takes documents and answers no query has one generation, as far as anyone knows."""
         with SearchClient(self._url, timeout=5.0) as client:

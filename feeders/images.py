@@ -20,12 +20,13 @@ from clipsearch.encoding import BATCH, Encoder, EncodeSummary, ImageModel, encod
 from clipsearch.errors import InputError, ShardError
 from clipsearch.images.patches import parse_patches
 from clipsearch.keys import make_key
-from clipsearch.records import Embedded
+from clipsearch.records import Embedded, Record
 from clipsearch.search.endpoint import DEFAULT_URL, Endpoint
 from clipsearch.shards import read_shard, shard_files
 from feeders.dispatcher import Failure
 from feeders.documents import document_rows
 from feeders.feeding import FeedSummary, feed
+from feeders.fitting import check_records
 from feeders.journal import journal_path
 from feeders.operations import Operation
 
@@ -126,6 +127,9 @@ class Source:
     adapter: Path | None = None
     patches: str = ""
 
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.corpora))
+
     def open(self) -> Corpus:
         """The corpora as one; ``members_of`` gives them back."""
         if self.name and len(self.corpora) > 1:
@@ -156,15 +160,24 @@ class Source:
         return adapter
 
     def folder(self, corpus: str, model_id: str) -> Path:
-        """Where the shards of a corpus by this model are kept: other models' and plans of patches stay beside them."""
+        """Where the shards of a corpus by this model are kept; those of other models, of numbers of an explicit
+        precision and of plans of patches stay beside them.
+        """
+        numbers = "" if self.precision == "auto" else f"-{self.precision}"
         quantised = "-int8" if self.backend == "onnx-int8" else ""
         plan = f"-{make_key(str(parse_patches(self.patches)))}" if self.patches.strip() else ""
-        return self.work / corpus / (make_key(model_id) + quantised + plan)
+        return self.work / corpus / (make_key(model_id) + quantised + numbers + plan)
 
 
 def members_of(corpus: Corpus) -> tuple[Corpus, ...]:
     """The corpora that ``open_corpora`` put together, or the one corpus."""
     return getattr(corpus, "members", (corpus,))
+
+
+def records_of(corpus: Corpus) -> Iterator[Record]:
+    """The records of all its members."""
+    for member in members_of(corpus):
+        yield from member.records
 
 
 class Encoding:
@@ -270,14 +283,16 @@ def puts(rows: Iterator[Embedded], adapter: Adapter | None = None) -> Iterator[O
 def feed_images(source: Source, delivery: Delivery) -> ImagesSummary:
     """Encode the corpora and feed them: what ``clipsearch feed images`` does.
 
-    Raises ``UnreachableError`` or ``RejectedError`` before anything is encoded when no application answers, and
-    ``CorpusError`` or ``CheckpointError`` for what cannot be opened.
+    Raises, before anything is encoded, ``UnreachableError`` or ``RejectedError`` when no application answers,
+    ``InputError`` when it takes no patches or places and there are some, and ``CorpusError`` or ``CheckpointError`` for
+    what cannot be opened.
     """
     delivery.check()
     encodings: list[Encoding] = []
     with source.open() as opened:
         model = source.load(opened)
         adapter = source.load_adapter(model.model_id)
+        check_records(delivery.url, records_of(opened), bool(source.patches.strip()), model.dim, source)
 
         def operations() -> Generator[Operation | Failure, None, None]:
             for corpus in members_of(opened):

@@ -6,22 +6,23 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from clipsearch.adapter import Adapter, load_adapter
-from clipsearch.errors import ClipsearchError, InputError, RejectedError, ServiceError, ShardError
-from clipsearch.search.endpoint import DEFAULT_URL, Endpoint, parse_id
-from clipsearch.shards import Manifest, Shards, open_shards
+from clipsearch.errors import InputError, ShardError
+from clipsearch.search.endpoint import DEFAULT_URL, Endpoint
+from clipsearch.shards import Shards, open_shards, read_columns, shard_files
 from feeders.dispatcher import Failure
 from feeders.documents import document_fields, document_rows
 from feeders.feeding import FeedSummary, feed
+from feeders.fitting import check_fields
 from feeders.generations import Addresses, named
 from feeders.journal import journal_path
 from feeders.operations import Operation
 
 DEAD_LETTERS = "dead-letters.jsonl"
+PLACE_COLUMNS = ("latitude", "longitude")
 _SIZES = (re.compile(r"[Ee]xpected (\d+) values"), re.compile(r"tensor(?:<\w+>)?\(\w+\[(\d+)\]\)"))
 
 
@@ -41,9 +42,10 @@ def feed_shards(
     One that was interrupted goes on where it stopped. ``workers``: most requests in flight; 0 lets the feed find out
     how many are best. A document that the endpoint refuses is counted and written to ``dead_letters`` (by default
     ``dead-letters.jsonl`` in ``folder``). Raises ``UnreachableError`` or ``RejectedError`` at once when no application
-    answers, and ``ShardError`` when ``folder`` holds no rows or the application stores vectors of another size. What
-    an interrupted encoding left is fed, with a warning. ``adapter``: a file of ``clipsearch adapt`` that every
-    embedding goes through; ``CheckpointError`` when it was made for another model.
+    answers, and ``ShardError``, before anything is written, when ``folder`` holds no rows or the application stores
+    vectors of another size, or no patches or places. What an interrupted encoding left is fed, with a warning.
+    ``adapter``: a file of ``clipsearch adapt`` that every embedding goes through; ``CheckpointError`` when it was made
+    for another model.
     """
     shards = open_shards(folder)
     if not len(shards):
@@ -73,45 +75,33 @@ def _operations(shards: Shards, adapter: Adapter | None) -> Iterator[Operation |
 
 
 def _check_size(shards: Shards, folder: Path, url: str, adapter: Adapter | None, patience: float) -> None:
-    """Put the first row alone: a wrong vector size must stop the feed, not fail it once for each document."""
+    """Ask with the first row: a wrong vector size must stop the feed, not fail it once for each document."""
     endpoint = Endpoint(url, timeout=min(10.0, patience))  # later, the feed itself waits, and says how it went
     try:
         endpoint.status()
         generation = Addresses(url).of(adapter.model_id if adapter else shards.manifest.model_id)
-    except ClipsearchError:
-        endpoint.close()
-        raise
-    try:
-        row = next(iter(shards))
-        corpus, key = parse_id(row.record.id)
-        fields = named(document_fields(adapter.apply_row(row) if adapter else row), generation)
-        _put_first(endpoint, corpus, key, fields, folder, shards.manifest)
-    except ShardError:
-        raise
-    except RejectedError as error:
-        if error.status == 400:
-            _fits(shards, folder, _size_in(error.message), endpoint.url)
-    except (InputError, ServiceError):
-        pass  # of this row, or of this moment: the feed comes to it, retries it, counts its failure
+        try:
+            row = next(iter(shards))
+            fields = named(document_fields(adapter.apply_row(row) if adapter else row), generation)
+        except ShardError:
+            raise
+        except InputError:
+            return  # of this row: the feed comes to it, and counts its failure
+        fields |= _first_place(folder)
+        dim = shards.manifest.dim
+        said = check_fields(endpoint, row.record.id, fields, dim, folder, ShardError)
+        _fits(shards, folder, _size_in(said), endpoint.url)
     finally:
         endpoint.close()
 
 
-def _put_first(
-    endpoint: Endpoint, corpus: str, key: str, fields: dict[str, Any], folder: Path, manifest: Manifest
-) -> None:
-    """Put a document; ``ShardError`` when the application takes it only without its patches."""
-    try:
-        endpoint.put(corpus, key, fields)
-    except RejectedError as error:
-        if error.status != 400 or "patches" not in fields:
-            raise
-        endpoint.put(corpus, key, {name: fields[name] for name in fields.keys() - {"patches", "patches_model"}})
-        raise ShardError(
-            f"the application at {endpoint.url} does not take the patches of {folder} ({error.message[:120]}): deploy "
-            f"the package that 'clipsearch app --dim {manifest.dim}' writes now, or feed shards that were encoded "
-            "without --patches"
-        ) from error
+def _first_place(folder: Path) -> dict[str, float]:
+    """Where the first image lies that has a place."""
+    for path in shard_files(folder):
+        for row in read_columns(path, PLACE_COLUMNS):  # not there in shards of an earlier version
+            if None not in (row.get("latitude"), row.get("longitude")):
+                return row
+    return {}
 
 
 def _size_in(message: str) -> int | None:

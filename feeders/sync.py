@@ -3,7 +3,9 @@
 The corpus is encoded into the work folder (only what is new or changed), the index is visited for a few fields, and
 the two are compared: a new image is put, an image file with another content hash is put again, a changed caption,
 label, split, path or place, or another model's embedding, is a partial update, and what the corpus no longer has is
-removed. With ``--patches`` so are patches of another model or of another plan; without it, patches are left alone.
+removed. With ``--patches`` so are patches of another model or of another plan. Without it, patches are left alone but
+for those of a replaced image, which are gone: the plan counts these. So it is while the model's embeddings are a second
+generation of the index, for patches have no generation.
 """
 
 from __future__ import annotations
@@ -24,21 +26,20 @@ from clipsearch.lookahead import map_ahead
 from clipsearch.records import Embedded, Record
 from clipsearch.search.endpoint import Endpoint
 from clipsearch.shards import open_shards, read_columns, read_facts, read_shard, shard_files
+from clipsearch.shards.table import Facts
 from feeders.comparing import CORPUS_FIELDS, LABELS, differing, fingerprint, fingerprints
 from feeders.dispatcher import Failure
 from feeders.documents import document_rows, patch_labels, record_fields
 from feeders.feeding import FeedSummary
+from feeders.fitting import check_records, owns_patches
 from feeders.generations import Addresses
 from feeders.images import Delivery, Source, encoded_sentence, members_of
 from feeders.operations import Operation
 
-FIELDS = (*CORPUS_FIELDS, "content_hash", "model_id")
-PATCH_FIELDS = (*FIELDS, "patches_model", LABELS)
+FIELDS = (*CORPUS_FIELDS, "content_hash", "model_id", "patches_model")
+PATCH_FIELDS = (*FIELDS, LABELS)
 _BRINGS = {"model_id": "embedding", "patches_model": "patches", LABELS: "patches"}
 """Which field is updated where another says that it is of another model, or incomplete."""
-
-Fact = tuple[Record, str, tuple[str, ...] | None]
-"""A record, the content hash of its image, and the labels of its patches (None: not known)."""
 
 MANY = 0.5  # share of an index's documents that are not removed unasked
 
@@ -46,10 +47,12 @@ MANY = 0.5  # share of an index's documents that are not removed unasked
 @dataclass(slots=True)
 class Plan:
     """What would make the index equal to one corpus. ``puts``: new or replaced images, ``updates``: the fields of
-    each document that change, ``removes``: all by document id; ``unreadable`` images are left as they are.
+    each document that change, ``removes``: all by document id; ``unreadable`` images are left as they are. ``patches``:
+    whether patches are compared and sent; if not, ``bared`` documents lose theirs, because their image is replaced.
     """
 
     corpus: str
+    patches: bool = False
     puts: set[str] = field(default_factory=set)
     updates: dict[str, tuple[str, ...]] = field(default_factory=dict)
     removes: list[str] = field(default_factory=list)
@@ -57,6 +60,7 @@ class Plan:
     unchanged: int = 0
     unreadable: int = 0
     indexed: int = 0
+    bared: int = 0
 
     @property
     def operations(self) -> int:
@@ -66,10 +70,11 @@ class Plan:
     def counts(self) -> dict[str, int]:
         """In documents; ``fields`` of updates are counted one by one."""
         fields = Counter(name for names in self.updates.values() for name in names)
+        bared = {"replaced_without_patches": self.bared} if self.bared else {}
         return {
             "added": self.added, "replaced": len(self.puts) - self.added, "updated": len(self.updates),
             "removed": len(self.removes), "unchanged": self.unchanged, "unreadable": self.unreadable,
-            **{f"updated_{name}": count for name, count in sorted(fields.items())},
+            **bared, **{f"updated_{name}": count for name, count in sorted(fields.items())},
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -109,7 +114,8 @@ def sync(source: Source, delivery: Delivery, *, dry_run: bool = False, yes: bool
     An image that cannot be read now is not removed: its document stays as it is, and the summary is not complete.
     ``dry_run``: compare only, without encoding, so that an image that is no image is not noticed. Raises
     ``InputError`` when more than half of a corpus's documents would be removed, unless ``yes``: that is what a disk
-    that is not mounted looks like.
+    that is not mounted looks like; and, before anything is encoded, when there are patches or places that the
+    application does not take.
     """
     delivery.check()
     with source.open() as opened:
@@ -118,25 +124,32 @@ def sync(source: Source, delivery: Delivery, *, dry_run: bool = False, yes: bool
             model_id = source.model_id()
             adapter = source.load_adapter(model_id)
             shown = adapter.model_id if adapter else model_id
-            names = (*FIELDS, "patches_model") if source.patches else FIELDS
-            plans = [_compare(corpus, _read_images(corpus), shown, delivery.url, names) for corpus in members]
+            patches = _patches(source, shown, delivery.url)
+            plans = [_compare(corpus, _read_images(corpus), shown, delivery.url, patches) for corpus in members]
             return SyncSummary(tuple(plans))
         model = source.load(opened)
         adapter = source.load_adapter(model.model_id)
         return _sync(members, model, adapter, source, delivery, yes)
 
 
+def _patches(source: Source, model_id: str, url: str) -> bool:
+    """Whether patches are compared and sent."""
+    return bool(source.patches.strip()) and owns_patches(url, model_id)
+
+
 def _sync(
-    members: Iterable[Corpus], model: ImageModel, adapter: Adapter | None, source: Source, delivery: Delivery, yes: bool
+    members: Sequence[Corpus], model: ImageModel, adapter: Adapter | None, source: Source, delivery: Delivery, yes: bool
 ) -> SyncSummary:
+    shown = adapter.model_id if adapter else model.model_id
+    patches = _patches(source, shown, delivery.url)
+    check_records(delivery.url, (one for corpus in members for one in corpus.records), patches, model.dim, source)
     plans, encodings, folders = [], [], []
     for corpus in members:
         folder = source.folder(corpus.name, model.model_id)
         encodings.append(
             encode(corpus, model, folder, batch=source.batch, progress=delivery.progress, patches=source.patches)
         )
-        names, shown = PATCH_FIELDS if source.patches else FIELDS, adapter.model_id if adapter else model.model_id
-        plan = _compare(corpus, _encoded(folder, LABELS in names), shown, delivery.url, names)
+        plan = _compare(corpus, _encoded(folder, patches), shown, delivery.url, patches, PATCH_FIELDS)
         if len(plan.removes) > MANY * plan.indexed and not yes:
             raise InputError(
                 f"{len(plan.removes)} of the {plan.indexed} documents of {corpus.name} would be removed, because "
@@ -154,20 +167,24 @@ def _sync(
     return SyncSummary(tuple(plans), tuple(encodings), fed)
 
 
-def _compare(corpus: Corpus, facts: Iterable[Fact], model_id: str, url: str, names: Sequence[str] = FIELDS) -> Plan:
-    """The plan for one corpus, by the fields ``names``. ``facts``: what is known of each image that can be read."""
+def _compare(
+    corpus: Corpus, facts: Iterable[Facts], model_id: str, url: str, patches: bool, known: Sequence[str] = FIELDS
+) -> Plan:
+    """The plan for one corpus. ``facts``: the ``known`` fields of each image that can be read."""
+    names = known if patches else FIELDS
     endpoint = Endpoint(url, timeout=60.0)
     try:
         index = dict(fingerprints(endpoint, corpus.name, names, Addresses(url).of(model_id)))
     finally:
         endpoint.close()
-    plan = Plan(corpus.name, indexed=len(index))
+    plan = Plan(corpus.name, patches, indexed=len(index))
     read = 0
-    for record, digest, labels in facts:
+    for fact in facts:
         read += 1
-        fields = {**record_fields(record), "content_hash": digest, "model_id": model_id}
-        fields |= {"patches_model": None if labels == () else model_id, LABELS: labels or None}
-        _decide(plan, record.id, fields, index.pop(record.id, None), names)
+        labels = None if fact.boxes is None else tuple(sorted(set(patch_labels(fact.boxes, *fact.size))))
+        fields = {**record_fields(fact.record), "content_hash": fact.content_hash, "model_id": model_id}
+        fields |= {"patches_model": model_id if patches and labels != () else None, LABELS: labels or None}
+        _decide(plan, fact.record.id, fields, index.pop(fact.record.id, None), names)
     if read < len(corpus.records):
         unreadable = [record.id for record in corpus.records if record.id in index]
         plan.unreadable = len(corpus.records) - read
@@ -181,24 +198,26 @@ def _decide(
     plan: Plan, document_id: str, fields: Mapping[str, Any], known: bytes | None, compared: Sequence[str]
 ) -> None:
     names = differing(known, fingerprint(fields, compared), compared) if known is not None else ()
+    has_patches = "patches_model" in names and not plan.patches
+    if has_patches:
+        names = tuple(name for name in names if name != "patches_model")
     if known is None or "content_hash" in names:
         plan.puts.add(document_id)
         plan.added += known is None
+        plan.bared += has_patches
     elif names:
         plan.updates[document_id] = tuple(dict.fromkeys(_BRINGS.get(name, name) for name in names))
     else:
         plan.unchanged += 1
 
 
-def _encoded(folder: Path, patches: bool) -> Iterator[Fact]:
+def _encoded(folder: Path, patches: bool) -> Iterator[Facts]:
     """What the shards know of each image, without its embeddings and thumbnail."""
     for path in shard_files(folder):
-        for fact in read_facts(path, patches):
-            labels = None if fact.boxes is None else tuple(sorted(set(patch_labels(fact.boxes, *fact.size))))
-            yield fact.record, fact.content_hash, labels
+        yield from read_facts(path, patches)
 
 
-def _read_images(corpus: Corpus) -> Iterator[Fact]:
+def _read_images(corpus: Corpus) -> Iterator[Facts]:
     """The same, from the image files themselves."""
 
     def digest(record: Record) -> tuple[Record, str]:
@@ -208,7 +227,7 @@ def _read_images(corpus: Corpus) -> Iterator[Fact]:
             return record, ""
 
     found = map_ahead(digest, corpus.records, os.cpu_count() or 1, 64)
-    yield from ((record, known, None) for record, known in found if known)
+    yield from (Facts(record, known, (0, 0)) for record, known in found if known)  # only beside boxes is a size used
 
 
 def operations_of(plan: Plan, folder: Path, dim: int, adapter: Adapter | None = None) -> Iterator[Operation | Failure]:
@@ -229,7 +248,9 @@ def _changes(plan: Plan, rows: Iterator[Embedded]) -> Iterator[Operation | Failu
         if isinstance(fields, InputError):
             yield Failure(document_id, 0, str(fields))
         elif document_id in plan.puts:
-            yield Operation("put", document_id, fields)
+            left_out = () if plan.patches else ("patches", "patches_model")
+            sent = {name: value for name, value in fields.items() if name not in left_out}
+            yield Operation("put", document_id, sent)
         else:
             yield Operation("update", document_id, assign(fields, plan.updates[document_id]))
 

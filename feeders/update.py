@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ import numpy as np
 
 from clipsearch.adapter import Adapter, load_adapter
 from clipsearch.captions import clean_captions
-from clipsearch.errors import InputError
+from clipsearch.errors import InputError, ShardError
 from clipsearch.records import Record
-from clipsearch.search.endpoint import SCHEMA
+from clipsearch.search.endpoint import SCHEMA, Endpoint
 from clipsearch.shards import Shards, open_shards
 from feeders.comparing import Findings
 from feeders.dispatcher import Failure
 from feeders.documents import bfloat16_hex, document_rows
 from feeders.feeding import FeedSummary
+from feeders.fitting import check_fields, owns_patches, takes_patches
 from feeders.images import Delivery
 from feeders.lines import read_objects, to_operation
 from feeders.operations import Operation
@@ -38,7 +40,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "place": ("latitude", "longitude"),
     "image": ("content_hash", "thumbnail", "width", "height", "image_uri"),
 }
-"""What ``--fields`` names, and the fields of the schema that it means; embeddings bring patches along, if any."""
+"""What ``--fields`` names, and the fields of the schema that it means."""
 
 MISSING = "missing.jsonl"
 _UNIT = 0.01
@@ -78,13 +80,16 @@ def feed_updates(
     """Update documents from a shard folder (the ``fields`` of each row) or from a JSONL file.
 
     A line of the file is ``{"id": "id:rsicd:image::a.jpg", "captions": [...], "label": "river"}``, with ``key`` in
-    place of ``id`` where ``corpus`` is given, or one of Vespa's own updates. Raises ``InputError`` for a field that
-    shards do not have.
+    place of ``id`` where ``corpus`` is given, or one of Vespa's own updates. Embeddings bring the shards' patches along
+    where the index's patches are of the same generation, and the application takes them. Raises ``InputError`` for a
+    field that shards do not have, and ``ShardError`` for patches or places that are named and that the application does
+    not take.
     """
     home = path if path.is_dir() else path.parent
     if path.is_dir():
         shards = open_shards(path)
-        operations, total = from_shards(shards, fields, _adapter(adapter, shards)), len(shards)
+        change = _adapter(adapter, shards)
+        operations, total = from_shards(shards, _fitting(shards, fields, change, delivery.url), change), len(shards)
     else:
         operations, total = from_file(path, corpus), None
     with Findings(missing or home / MISSING) as found:
@@ -100,13 +105,29 @@ def _adapter(path: Path | None, shards: Shards) -> Adapter | None:
     return adapter
 
 
+def _fitting(shards: Shards, fields: Iterable[str], adapter: Adapter | None, url: str) -> list[str]:
+    """``fields``, with patches where embeddings bring them along."""
+    wanted = list(fields)
+    document_id, row = next(document_rows(islice(map(adapter.apply_row, shards) if adapter else shards, 1)), ("", {}))
+    if isinstance(row, InputError) or not row:
+        return wanted
+    endpoint = Endpoint(url)
+    try:
+        if "embedding" in wanted and "patches" not in wanted and shards.manifest.patches:
+            if owns_patches(url, str(row["model_id"])) and takes_patches(endpoint, document_id, row):
+                wanted.append("patches")
+        elif named := {name: row[name] for group in wanted for name in FIELDS.get(group, ()) if name in row}:
+            check_fields(endpoint, document_id, named, shards.manifest.dim, shards.folder, ShardError)
+    finally:
+        endpoint.close()
+    return wanted
+
+
 def from_shards(shards: Shards, fields: Iterable[str], adapter: Adapter | None = None) -> Iterator[Operation | Failure]:
-    """One update a row: ``fields`` are names of ``FIELDS``."""
+    """One update a row: ``fields`` are names of ``FIELDS``, and no more than these are updated."""
     wanted = list(fields)
     if unknown := [name for name in wanted if name not in FIELDS]:
         raise InputError(f"shards have no field {unknown[0]!r}: choose from {', '.join(FIELDS)}")
-    if "embedding" in wanted and shards.manifest.patches:
-        wanted.append("patches")
     names = [name for group in dict.fromkeys(wanted) for name in FIELDS[group]]
     return _updates(shards, names, adapter)
 

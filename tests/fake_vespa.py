@@ -92,6 +92,11 @@ class FakeVespa:
         if not match:
             return 404, {"pathId": path, "message": "no such path"}
         document_id = f"id:{match[1]}:image::{match[2]}"
+        if method == "PUT":  # clients probe by updates on a condition that no image meets
+            cells = body["fields"].get("embedding", {}).get("assign")
+            if isinstance(cells, str) and len(cells) != 4 * self.dim:
+                return 400, {"pathId": path, "message": f"Expected {self.dim} values, but got {len(cells) // 4}"}
+            return 412, {"pathId": path, "id": document_id, "message": "the condition is not met"}
         if method == "POST":
             cells = body["fields"]["embedding"]
             if isinstance(cells, str) and len(cells) != 4 * self.dim:

@@ -97,7 +97,7 @@ def test_the_model_is_run_as_encode_runs_it(at: list[Any], tmp_path: Path, monke
     assert [name for name, _ in asked[:2]] == ["pixels-1", "pixels-1"]
     assert [encoder for _, encoder in asked[:2]] == [Encoder("cpu", "torch", "bf16"), Encoder("auto", "onnx-int8")]
     folders = sorted(path.name for path in (tmp_path / "work" / "run").iterdir())
-    assert folders == ["pixels-1", "pixels-1-int8"]  # embeddings of 8 bits are another model's
+    assert folders == ["pixels-1-bf16", "pixels-1-int8"]  # what other numbers made is not taken for this one's
 
 
 def test_several_corpora_go_in_one_command(pixels: type[PixelModel], at: list[Any], tmp_path: Path) -> None:

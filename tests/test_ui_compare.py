@@ -77,7 +77,7 @@ def test_sides_are_swapped_and_opened_as_a_search(seen: Visit, world: World) -> 
     page.wait_for_url(re.compile("a=hybrid"))
     assert [key for key, _ in column(page, "a")] == right
     assert [key for key, _ in column(page, "b")] == left
-    page.get_by_role("link", name="Open as a search").first.click()
+    page.get_by_role("link", name="Open A as a search").click()
     page.wait_for_url(lambda url: urlsplit(url).path == "/")
     assert page.get_by_role("radio", name="Both").is_checked()
     expect(page.get_by_role("searchbox")).to_have_value(words)
@@ -106,14 +106,14 @@ def test_marks_end_up_in_the_file_and_can_be_measured(seen: Visit, world: World)
     page.get_by_role("link", name=re.compile("^Judge")).click()
     page.wait_for_url(re.compile("judge=1"))
     hits = world.get(f"/index.json?q={quote_plus(words)}&ranking=lexical&dups=1")["hits"]
-    for label in ("Yes, number 1 is relevant", "No, number 2 is not relevant", "Yes, number 3 is relevant"):
-        button = page.get_by_role("button", name=label)
+    for place in ("#judge-1 [data-mark=relevant]", "#judge-2 [data-mark=irrelevant]", "#judge-3 [data-mark=relevant]"):
+        button = page.locator(place)
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
-    page.get_by_role("button", name="Yes, number 3 is relevant").click()  # taken back
-    expect(page.get_by_role("button", name="Yes, number 3 is relevant")).to_have_attribute("aria-pressed", "false")
+    page.locator("#judge-3 [data-mark=relevant]").click()  # taken back
+    expect(page.locator("#judge-3 [data-mark=relevant]")).to_have_attribute("aria-pressed", "false")
     page.reload()
-    expect(page.get_by_role("button", name="No, number 2 is not relevant")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#judge-2 [data-mark=irrelevant]")).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".judging b").first).to_have_text("2")
     lines: list[dict[str, Any]] = [json.loads(line) for line in world.judgments.read_text().splitlines()]
     mine = [line for line in lines if line["query"]["q"] == words]
@@ -131,7 +131,7 @@ def test_hits_are_judged_in_a_comparison_too(seen: Visit, world: World) -> None:
     words = world.caption(24) + (" compared" if seen.scripts else " compared plainly")
     page = seen.page
     page.goto(f"{world.url}/compare?q={quote_plus(words)}&a=vector&b=hybrid&judge=1")
-    button = page.locator("#b-1").get_by_role("button", name="Yes, number 1 is relevant")
+    button = page.locator("#judge-b-1 [data-mark=relevant]")
     button.click()
     expect(button).to_have_attribute("aria-pressed", "true")
     assert "a=vector" in page.url

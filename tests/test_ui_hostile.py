@@ -125,18 +125,23 @@ def test_hostile_documents_make_no_element(browser: Browser, site: tuple[str, li
             assert counts[0] == counts[1], view
 
 
-def test_hostile_words_are_shown_as_text(browser: Browser, site: tuple[str, list[str]]) -> None:
+def test_hostile_words_are_shown_as_text(
+    browser: Browser, site: tuple[str, list[str]], rounds: Callable[[int, int], int]
+) -> None:
     url, ids = site
     with visit(browser) as seen:
         seen.expected |= {400, 404, 409}
         seen.page.on("dialog", lambda dialog: seen.faults.append(f"a dialog: {dialog.message}"))
         plain = census(seen.page, f"{url}/?q=zebra&ranking=vector")["count"]
-        for attack, document_id in zip(ATTACKS, ids, strict=True):
+        for number, (attack, document_id) in enumerate([*zip(ATTACKS, ids, strict=True)][:: rounds(3, 1)]):
             words, like = quote_plus(attack), quote(document_id, safe="")
             found = census(seen.page, f"{url}/?q={words}&ranking=vector")["count"]
             assert {name: n for name, n in found.items() if name not in plain and name != "mark"} == {}, attack
-            for path in (f"/?like={like}", f"/?q=a&with=1:text:{words}&with=-1:like:{like}", f"/compare?q={words}",
-                         f"/?label={words}", f"/?ranking={words}", f"/?img={words}", f"/{words}"):  # fmt: skip
+            paths = (
+                f"/?like={like}", f"/?q=a&with=1:text:{words}&with=-1:like:{like}", f"/compare?q={words}",
+                f"/?label={words}", f"/?ranking={words}", f"/?img={words}", f"/{words}",
+            )  # fmt: skip
+            for path in (paths * 2)[number % 7 :][: rounds(1, 7)]:
                 found = census(seen.page, url + path)["count"]
                 assert not found.keys() & {"script", "iframe", "style", "object", "embed", "base", "math"} - {
                     "script"
@@ -149,6 +154,7 @@ def test_a_file_name_is_text_too(browser: Browser, site: tuple[str, list[str]], 
     from small_corpus import draw
 
     with visit(browser) as seen:
+        seen.expected |= {404}  # these documents have no thumbnails
         for attack in ("<img src=x onerror=window.pwned=1>.jpg", '"><svg onload=pwned=1>.jpg'):
             mine = tmp_path / attack.replace("/", "_")
             draw("red", "left", 1).save(mine, "JPEG")
@@ -156,5 +162,6 @@ def test_a_file_name_is_text_too(browser: Browser, site: tuple[str, list[str]], 
             seen.page.locator("#upload input[type=file]").set_input_files(mine)
             seen.page.wait_for_url("**img=*")
             found = census(seen.page, seen.page.url)
-            assert attack in (seen.page.locator(".chips").text_content() or "")
+            shown = attack.replace(chr(34), "%22")  # so browsers send it
+            assert shown in (seen.page.locator("main").text_content() or "")
             assert not found["pwned"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,7 +32,9 @@ new PerformanceObserver(list => {
   for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.__shift += entry.value;
 }).observe({type: "layout-shift", buffered: true});
 """
+# Widths of images in px, 0 for one that is broken; those that would wait until they are scrolled to load now.
 LOADED = """images => Promise.all(images.map(async image => {
+  image.loading = "eager";
   if (!image.complete) await new Promise(done => image.onload = image.onerror = done);
   return image.naturalWidth;
 }))"""
@@ -108,13 +110,16 @@ def axe_source() -> str:
     return (files("axe_playwright_python") / "axe.min.js").read_text()
 
 
-def axe(context: BrowserContext, url: str) -> list[str]:
-    """What axe finds on the page at ``url``, of any impact, best practices included; needs a context without policy."""
-    page = context.new_page()
+def axe(context: BrowserContext, url: str, rules: Sequence[str] = ()) -> list[str]:
+    """What axe finds on the page at ``url``, of any impact, best practices included, or by some ``rules`` only.
+
+    Needs a context without policy, which would stop axe too.
+    """
+    page = context.pages[0] if context.pages else context.new_page()
     page.goto(url)
     page.evaluate(axe_source())
-    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
-    page.close()
+    only = {"runOnly": {"type": "rule", "values": list(rules)}} if rules else {}
+    found = page.evaluate("options => axe.run(options)", {"resultTypes": ["violations"], **only})["violations"]
     return [f"{v['id']} ({v['impact']}): {[node['html'][:160] for node in v['nodes'][:3]]}" for v in found]
 
 
@@ -122,8 +127,6 @@ def sources(page: Page) -> list[str]:
     """The keys of the pictures of the hits, in order, once each of them is painted."""
     images = page.locator(".card .picture img")
     images.first.wait_for()
-    for image in images.all():
-        image.scroll_into_view_if_needed()  # those at the bottom load when they come into view
     assert min(images.evaluate_all(LOADED)) > 0, "a picture is not there"
     found = images.evaluate_all("images => images.map(image => image.getAttribute('src'))")
     return [source.partition("?")[0].rpartition("/")[2] for source in found]

@@ -82,7 +82,7 @@ class World:
 
     def start_engine(self) -> None:
         """Start the engine again, on the same data and ports."""
-        self.engine = engine_process.start(self.engine.data, self.engine.port, self.engine.deploy_port)
+        self.engine = engine_process.start(self.home / "data", self.engine.port, self.engine.deploy_port)
 
     def get(self, path: str) -> Any:
         """The parsed JSON of the page's server at ``path``."""

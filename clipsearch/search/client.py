@@ -24,7 +24,7 @@ from clipsearch.errors import CheckpointError, InputError, RejectedError
 from clipsearch.records import Generation, Results
 from clipsearch.search import query
 from clipsearch.search.answers import FIRST, generation_of_name, generations_named, read_facets, read_hit, read_vector
-from clipsearch.search.endpoint import DEFAULT_URL, SCHEMA, Endpoint, parse_id
+from clipsearch.search.endpoint import DEFAULT_URL, SCHEMA, Endpoint, is_id, parse_id
 from clipsearch.search.query import NO_FILTERS, Filters, Vector
 
 FRESH = 30.0  # seconds for which sizes and generations of the index are taken as known
@@ -261,7 +261,9 @@ class SearchClient:
         return " and ".join(f"{model} ({generation.name})" for generation, model in named)
 
     def _read_size(self, generation: Generation) -> int | None:
-        for hit in self.search(query.browse(hits=1)).hits:
+        for hit in self.search(query.browse(hits=10)).hits:
+            if not is_id(hit.id):
+                continue  # another client's document: a path cannot name it
             stored = (self.get(hit.id, (generation.field,)) or {}).get(generation.field)
             return None if stored is None else len(read_vector(stored))
         return None

@@ -43,6 +43,11 @@ def parse_id(document_id: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
+def is_id(document_id: str) -> bool:
+    """Whether ``parse_id`` takes it: another client may have fed documents whose keys no path can name."""
+    return _ID.fullmatch(document_id) is not None
+
+
 class Endpoint:
     """One long-lived connection pool to a Vespa container; its methods may be called from many threads.
 
@@ -90,6 +95,25 @@ class Endpoint:
         )
         if response.status_code != 200:  # pyvespa takes 404 and redirects for success
             raise self._not_vespa(f"HTTP {response.status_code} to a document")
+
+    def refusal(self, corpus: str, key: str, fields: Mapping[str, Any]) -> str:
+        """Why the application would refuse ``fields`` of a document (400), "" when it would take them.
+
+        Nothing is written: an update is asked for on a condition that no image meets, and fields are read before.
+        """
+        try:
+            response = self._answer(
+                lambda: self._session.update_data(
+                    schema=SCHEMA, namespace=corpus, data_id=key, fields=dict(fields), condition=f"not {SCHEMA}"
+                )
+            )
+        except RejectedError as error:
+            if error.status not in (400, 412):
+                raise
+            return error.message if error.status == 400 else ""
+        if response.status_code != 200:
+            raise self._not_vespa(f"HTTP {response.status_code} to a document")
+        return ""
 
     def get(self, corpus: str, key: str, fields: str) -> dict[str, Any] | None:
         """The fields named by the field set ``fields`` ("image:thumbnail") of one document; None if it is not

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from clipsearch.errors import ImageError
 from clipsearch.images import load_image, thumbnail
@@ -85,6 +85,8 @@ async def read_upload(request: Request) -> tuple[bytes, str]:
         form = await parser.parse()
     except MultiPartException as error:
         raise HTTPException(400, f"The form cannot be read: {error.message}") from error
+    except ClientDisconnect as error:  # also a body whose chunks are malformed
+        raise HTTPException(400, "The form ended in the middle.") from error
     try:
         file = form.get("image")
         if not isinstance(file, UploadFile) or not file.size:
