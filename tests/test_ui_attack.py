@@ -140,8 +140,10 @@ def test_hostile_queries_change_no_yql_and_break_nothing(asking: Asking, rounds:
         state = STATES[number % len(STATES)]
         status, sent = asking.get(f"/?{state}&q={text}")
         assert status in (200, 400), (status, state, text[:200])
-        late = usual[STATES[(number - 1) % len(STATES)]]  # what still ran beside a query that was refused
-        assert sent <= usual[state] | late, (state, text[:200], sent - usual[state])
+        if not sent <= usual[state]:  # it may be what still ran beside an earlier query that was refused: ask again
+            time.sleep(0.5)
+            status, sent = asking.get(f"/?{state}&q={text}")
+        assert sent <= usual[state], (state, text[:200], sent - usual[state])
         asked += bool(sent)
     print(f"{count} hostile queries: none of them changed the YQL, no answer of 500 or above")
     assert asked > 0.9 * count

@@ -71,6 +71,12 @@ class World:
         captions = [c for record in self.records for c in record.captions if len(c.split()) > 3]
         return random.Random(seed).choice(captions)
 
+    def picture(self, record: Record, path: Path) -> Path:
+        """The record's image file, as the page gives it, written to ``path``."""
+        with urllib.request.urlopen(f"{self.url}/image/{record.corpus}/{record.key}", timeout=20) as answer:
+            path.write_bytes(answer.read())
+        return path
+
     def stop_engine(self) -> None:
         """End the engine's process: from now on its port refuses."""
         self.engine.process.kill()
