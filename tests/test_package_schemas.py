@@ -85,7 +85,7 @@ def test_vespa_app_holds_the_fields_that_the_rooms_agreed_on() -> None:
 
 def test_vespa_app_summaries_keep_vectors_and_thumbnails_off_result_pages() -> None:
     summaries = load_package(read_folder(VESPA_APP)).schemas["image"].summaries
-    assert set(summaries["default"].fields) - set(summaries["hit"].fields) == {"embedding", "thumbnail"}
+    assert set(summaries["default"].fields) - set(summaries["hit"].fields) == {"embedding", "patches", "thumbnail"}
     assert dict(summaries["thumbnail"].fields) == {"thumbnail": "thumbnail"}
 
 

@@ -1,4 +1,5 @@
-"""The package's ``hybrid`` profile is reciprocal rank fusion of the lexical and the vector list, and nothing else."""
+"""The package's ``hybrid`` profile is reciprocal rank fusion of three lists, and nothing else: words, vectors, and captions
+that hold every word."""
 
 from __future__ import annotations
 
@@ -44,16 +45,27 @@ def unit(seed: int) -> list[float]:
     return found
 
 
-def listed(served: Served, yql: str, profile: str, text: str, seed: int, hits: int) -> list[dict[str, Any]]:
+def listed(
+    served: Served, yql: str, profile: str, text: str, seed: int, hits: int, **more: object
+) -> list[dict[str, Any]]:
     body = {"yql": yql, "ranking": profile, "text": text, "input.query(q)": unit(seed), "hits": hits, "maxHits": 1500}
+    body |= more
     status, root = served.post(body)
     assert status == 200, root
     children: list[dict[str, Any]] = root.get("children", [])
     return children
 
 
+def holds_all(served: Served, document_id: str, text: str) -> bool:
+    """Whether one caption of a document has every word of ``text``; the vocabulary has one form of each word."""
+    captions = served.store.documents["image", int(document_id.rpartition(":")[2])].fields["captions"]
+    assert isinstance(captions, list)
+    return any(set(text.split()) <= set(str(caption).split()) for caption in captions)
+
+
+@pytest.mark.parametrize("whole", [None, 0.0, 0.5], ids=["as deployed", "two lists", "half"])
 @pytest.mark.parametrize(("text", "seed"), [(text, seed) for seed, text in enumerate(QUERIES)])
-def test_hybrid_is_the_fusion_of_the_two_lists(served: Served, text: str, seed: int) -> None:
+def test_hybrid_is_the_fusion_of_its_lists(served: Served, text: str, seed: int, whole: float | None) -> None:
     lexical = {hit["id"]: hit["relevance"] for hit in listed(served, LEXICAL, "lexical", text, seed, 1500)}
     vector = [hit["id"] for hit in listed(served, VECTOR, "vector", text, seed, 1500)]
     assert len(vector) == 100
@@ -64,7 +76,10 @@ def test_hybrid_is_the_fusion_of_the_two_lists(served: Served, text: str, seed: 
     for rank, position in enumerate(np.argsort(-words, kind="stable")):
         if words[position] > 0:
             fused[before[position]] = fused.get(before[position], 0.0) + 1 / (61 + rank)
-    got = listed(served, HYBRID, "hybrid", text, seed, 10)
+    third = (1.0 if whole is None else whole) / 61  # all of that list are at its first rank
+    fused = {key: share + third * holds_all(served, key, text) for key, share in fused.items()}
+    weight = {} if whole is None else {"input.query(whole)": whole}
+    got = listed(served, HYBRID, "hybrid", text, seed, 10, **weight)
     expected = sorted(fused.values(), reverse=True)[:10]
     assert [hit["relevance"] for hit in got] == pytest.approx(expected, abs=1e-12)
     for hit in got:  # equal shares may stand in any order, so each hit is compared by its own
@@ -95,9 +110,15 @@ def test_the_linear_blend_follows_alpha(served: Served) -> None:
     assert [hit["id"] for hit in root["children"]] == lexical
 
 
-def test_hybrid_without_a_vector_is_the_lexical_order(served: Served) -> None:
-    lexical = [hit["id"] for hit in listed(served, LEXICAL, "lexical", "river boat", 0, 20)]
-    assert [hit["id"] for hit in listed(served, LEXICAL, "hybrid", "river boat", 0, 20)] == lexical
+def test_hybrid_without_a_vector_is_the_lexical_order_after_captions_that_hold_every_word(served: Served) -> None:
+    text = "river boat"
+    lexical = [hit["id"] for hit in listed(served, LEXICAL, "lexical", text, 0, 1000)]
+    none = {"input.query(whole)": 0}
+    assert [hit["id"] for hit in listed(served, LEXICAL, "hybrid", text, 0, 20, **none)] == lexical[:20]
+    shares = {key: 1 / (61 + rank) + holds_all(served, key, text) / 61 for rank, key in enumerate(lexical)}
+    expected = sorted(lexical, key=lambda key: -shares[key])[:20]
+    assert [hit["id"] for hit in listed(served, LEXICAL, "hybrid", text, 0, 20)] == expected
+    assert expected != lexical[:20]
 
 
 def test_the_hundred_best_of_each_list_are_fused_when_more_match_than_are_reranked() -> None:

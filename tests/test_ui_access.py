@@ -241,7 +241,7 @@ def test_a_link_restores_every_control_and_back_and_forward_are_exact(
     with visit(browser) as seen:
         page = seen.page
         shown = []
-        for state in states(world, rounds(8, 60)):
+        for state in states(world, rounds(8, 45)):  # Chromium remembers fifty pages
             page.goto(f"{world.url}/?{urlencode(state, doseq=True)}")
             read = page.evaluate(CONTROLS)
             assert read["q"] == state.get("q", "")

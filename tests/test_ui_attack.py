@@ -14,6 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -214,13 +215,9 @@ def upload_endlessly(url: str, size: int, declared: bool) -> tuple[int, int]:
             except BlockingIOError:
                 time.sleep(0.002)
             except (BrokenPipeError, ConnectionResetError):
-                break
-            try:
+                end = 0.0  # what it said before it hung up may still be read
+            with suppress(BlockingIOError, ConnectionResetError):
                 answer = raw.recv(4096)
-            except BlockingIOError:
-                continue
-            except ConnectionResetError:
-                break
         return (int(answer.split()[1]) if answer else 0), taken
 
 

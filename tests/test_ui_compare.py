@@ -12,7 +12,7 @@ from urllib.parse import quote_plus, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from ui_browsing import LOADED, Visit, visit
+from ui_browsing import EITHER_WAY, LOADED, Visit, visit
 from ui_support import ROOT, World
 
 from clipsearch.relevance.judgments import read_judgments
@@ -44,6 +44,7 @@ def ranked(world: World, words: str, more: str) -> list[str]:
     return found
 
 
+@EITHER_WAY
 def test_two_rankings_stand_side_by_side_with_their_changes(seen: Visit, world: World) -> None:
     words = world.caption(20)
     page = seen.page
@@ -68,6 +69,7 @@ def test_two_rankings_stand_side_by_side_with_their_changes(seen: Visit, world: 
     assert min(page.locator("li.entry img").evaluate_all(LOADED)) > 0
 
 
+@EITHER_WAY
 def test_sides_are_swapped_and_opened_as_a_search(seen: Visit, world: World) -> None:
     words = world.caption(21)
     page = seen.page
@@ -83,6 +85,7 @@ def test_sides_are_swapped_and_opened_as_a_search(seen: Visit, world: World) -> 
     expect(page.get_by_role("searchbox")).to_have_value(words)
 
 
+@EITHER_WAY
 def test_two_models_stand_side_by_side(seen: Visit, world: World) -> None:
     if len(world.models) < 2:
         pytest.skip("this index holds embeddings of one model")

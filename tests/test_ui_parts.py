@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from ui_browsing import Visit, sources, visit
+from ui_browsing import EITHER_WAY, Visit, sources, visit
 from ui_support import World
 
 from clipsearch.shards import open_shards
@@ -67,6 +67,7 @@ def noun(world: World, seed: int = 0) -> str:
     return re.sub(r"[^a-z]", " ", sorted(filter(None, world.count("label")))[seed].lower()).strip() or "water"
 
 
+@EITHER_WAY
 def test_images_are_ranked_by_their_best_part_which_is_outlined(seen: Visit, world: World) -> None:
     words = noun(world)
     page = seen.page
@@ -89,6 +90,7 @@ def test_images_are_ranked_by_their_best_part_which_is_outlined(seen: Visit, wor
         assert each[nearest] >= cosine - 0.01, "another part fits better"
 
 
+@EITHER_WAY
 def test_parts_of_another_images_like_are_found(seen: Visit, world: World) -> None:
     page = seen.page
     record = next(record for record in world.records[3:] if record.label)
@@ -97,6 +99,7 @@ def test_parts_of_another_images_like_are_found(seen: Visit, world: World) -> No
     assert {world.by_id[hit["id"]].label for hit in twin(page)["hits"]} == {record.label}
 
 
+@EITHER_WAY
 def test_a_word_has_its_place_in_an_image(seen: Visit, world: World) -> None:
     page = seen.page
     page.goto(f"{world.url}/?q={quote_plus(world.caption(1))}")
@@ -124,6 +127,7 @@ def test_a_word_has_its_place_in_an_image(seen: Visit, world: World) -> None:
     assert f"{best['probability'] * 100:.1f} %" in row
 
 
+@EITHER_WAY
 def test_several_words_compete_for_each_place(seen: Visit, world: World) -> None:
     page = seen.page
     page.goto(
@@ -137,6 +141,7 @@ def test_several_words_compete_for_each_place(seen: Visit, world: World) -> None
         assert share + boxes[1][box] == pytest.approx(1, abs=2e-3)
 
 
+@EITHER_WAY
 def test_finer_windows_are_chosen(seen: Visit, world: World) -> None:
     page = seen.page
     page.goto(f"{world.url}/inside?like={quote(world.records[0].id)}&q={quote_plus(noun(world))}")
@@ -147,6 +152,7 @@ def test_finer_windows_are_chosen(seen: Visit, world: World) -> None:
     assert len(twin(page)["words"][0]["windows"]) > before
 
 
+@EITHER_WAY
 def test_one_can_look_inside_ones_own_image(seen: Visit, world: World, tmp_path: Path) -> None:
     page = seen.page
     page.goto(f"{world.url}/inside?q={quote_plus(noun(world))}")
@@ -156,6 +162,7 @@ def test_one_can_look_inside_ones_own_image(seen: Visit, world: World, tmp_path:
     expect(page.locator(".inside svg rect.frame").first).to_be_visible()
 
 
+@EITHER_WAY
 def test_the_map_shows_what_has_coordinates(seen: Visit, world: World) -> None:
     assert world.located
     page = seen.page

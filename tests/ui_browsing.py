@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from ui_support import soak
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
@@ -38,6 +39,14 @@ LOADED = """images => Promise.all(images.map(async image => {
   if (!image.complete) await new Promise(done => image.onload = image.onerror = done);
   return image.naturalWidth;
 }))"""
+
+
+# For a test of the fixture ``seen`` in which scripts make no difference: both ways in the long form only.
+EITHER_WAY = pytest.mark.parametrize(
+    "seen",
+    [pytest.param(on, id=f"with{'' if on else 'out'} JavaScript") for on in ((True, False) if soak() else (False,))],
+    indirect=True,
+)
 
 
 @contextmanager
