@@ -1,5 +1,5 @@
-"""The package's ``hybrid`` profile is reciprocal rank fusion of three lists, and nothing else: words, vectors, and captions
-that hold every word."""
+"""The package's ``hybrid`` profile is reciprocal rank fusion of three lists, and nothing else: words, vectors, and
+captions that hold every word."""
 
 from __future__ import annotations
 
