@@ -103,3 +103,15 @@ def index(url: str, corpus: str) -> dict[str, dict[str, Any]]:
         return {str(one["id"]).split("::", 1)[1]: one["fields"] for one in endpoint.visit(corpus)}
     finally:
         endpoint.close()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[str]:
+    with engine_of(tmp_path_factory.mktemp("engine"), free_port) as running:
+        yield running.url
+
+
+@pytest.fixture
+def at(url: str, tmp_path: Path) -> list[Any]:
+    """The options that every command here takes."""
+    return ["--url", url, "--work", tmp_path / "work", "--model", "pixels-1"]

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from feed_support import DIM, PixelModel, engine_of, fed, feed, index, picture, pixels, rewrite, write_corpus
+from feed_support import DIM, PixelModel, at, fed, feed, index, picture, pixels, rewrite, url, write_corpus
 
 from clipsearch.corpora import Corpus
 from clipsearch.corpora.sample import write_sample
@@ -25,19 +25,7 @@ from feeders.feeding import FeedSummary
 from feeders.images import Delivery, Source, feed_images
 from feeders.options import report
 
-__all__ = ["pixels"]  # a fixture
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[str]:
-    with engine_of(tmp_path_factory.mktemp("engine"), free_port) as running:
-        yield running.url
-
-
-@pytest.fixture
-def at(url: str, tmp_path: Path) -> list[Any]:
-    """The options that every command here takes."""
-    return ["--url", url, "--work", tmp_path / "work", "--model", "pixels-1"]
+__all__ = ["at", "pixels", "url"]  # fixtures
 
 
 def lines(path: str | Path) -> list[dict[str, Any]]:

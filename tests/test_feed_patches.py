@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feed_support import DIM, PixelModel, engine_of, fed, feed, index, picture, pixels, rewrite, write_corpus
+from feed_support import DIM, PixelModel, at, fed, feed, index, picture, pixels, rewrite, url, write_corpus
 from small_index import running_engine
 
 from clipsearch.appwriter import EmbeddingField, application_of, write_app, write_application
@@ -20,18 +20,7 @@ from clipsearch.search import SearchClient, query
 from clipsearch.shards import open_shards
 from feeders.images import Source
 
-__all__ = ["pixels"]  # a fixture
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[str]:
-    with engine_of(tmp_path_factory.mktemp("engine"), free_port) as running:
-        yield running.url
-
-
-@pytest.fixture
-def at(url: str, tmp_path: Path) -> list[Any]:
-    return ["--url", url, "--work", tmp_path / "work", "--model", "pixels-1"]
+__all__ = ["at", "pixels", "url"]  # fixtures
 
 
 def labels(url: str, corpus: str) -> dict[str, tuple[str, ...]]:

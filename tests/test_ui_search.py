@@ -243,15 +243,20 @@ def single(world: World) -> Record:
     return next(record for record in world.records[40:] if record.id not in known)
 
 
+def upload(seen: Visit, path: Path) -> None:
+    """Search by the file at ``path``: at once with JavaScript, by the button without."""
+    seen.page.locator("input[type=file]").set_input_files(path)
+    if not seen.scripts:
+        seen.page.get_by_role("button", name="Go").click()
+    seen.page.wait_for_url(re.compile("img="))
+
+
 def test_an_uploaded_image_finds_itself(seen: Visit, world: World, tmp_path: Path) -> None:
     document_id = single(world).id
     mine = world.picture(single(world), tmp_path / "my <photo>.jpg")
     page = seen.page
     page.goto(world.url)
-    page.locator("input[type=file]").set_input_files(mine)
-    if not seen.scripts:
-        page.get_by_role("button", name="Go").click()
-    page.wait_for_url(re.compile("img="))
+    upload(seen, mine)
     assert ids(page)[0] == document_id
     sources(page)
     expect(page.locator(".chips")).to_contain_text("Images like my <photo>.jpg")
@@ -270,10 +275,7 @@ def test_an_image_and_words_are_searched_together(seen: Visit, world: World, tmp
     path = world.picture(single(world), tmp_path / "mine.jpg")
     page = seen.page
     page.goto(world.url)
-    page.locator("input[type=file]").set_input_files(path)
-    if not seen.scripts:
-        page.get_by_role("button", name="Go").click()
-    page.wait_for_url(re.compile("img="))
+    upload(seen, path)
     alone = ids(page)
     page.get_by_role("searchbox").fill(world.caption(5))
     page.get_by_role("searchbox").press("Enter")

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from clipsearch.commands.search import PROFILES as SEARCHED
 from clipsearch.errors import InputError
 
-# clipsearch.search has them too, but imports numpy
-PROFILES = ("lexical", "vector", "hybrid", "hybrid_linear", "vector_patches")
+PROFILES = (*SEARCHED, "vector_patches")
 
 
 @click.command("relevance", short_help="Measure rankings by what people judged on the page.")
