@@ -51,11 +51,34 @@ class FaultProxy:
             return kind
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ProxyHandler(BaseHTTPRequestHandler):
+    """What proxies of the tests have in common: one connection to the endpoint for each of the client's."""
+
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    proxy: FaultProxy
     upstream: http.client.HTTPConnection | None = None
+
+    def forward(self, host: str, port: int, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+        """The endpoint's response to this request, and its body."""
+        if self.upstream is None:
+            self.upstream = http.client.HTTPConnection(host, port, timeout=60)
+        self.upstream.request(self.command, self.path, body, {"Content-Type": "application/json"})
+        response = self.upstream.getresponse()
+        return response, response.read()
+
+    def finish(self) -> None:
+        """Close both connections, whoever went away first."""
+        with suppress(OSError, ValueError):
+            super().finish()
+        if self.upstream is not None:
+            self.upstream.close()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+class _Handler(ProxyHandler):
+    proxy: FaultProxy
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -63,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind in BEFORE:
             self._break(kind, b"")
             return
-        status, answer = self._forward(body)
+        response, answer = self.forward(self.proxy.host, self.proxy.port, body)
+        status = response.status
         with self.proxy.lock:
             self.proxy.done[self.path] += status == 200
         if kind:
@@ -72,13 +96,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, answer)
 
     do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
-
-    def _forward(self, body: bytes) -> tuple[int, bytes]:
-        if self.upstream is None:
-            self.upstream = http.client.HTTPConnection(self.proxy.host, self.proxy.port, timeout=60)
-        self.upstream.request(self.command, self.path, body, {"Content-Type": "application/json"})
-        response = self.upstream.getresponse()
-        return response.status, response.read()
 
     def _answer(self, status: int, body: bytes) -> None:
         self.wfile.write(f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -98,15 +115,6 @@ class _Handler(BaseHTTPRequestHandler):
             case "truncated":
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + answer)
         self.close_connection = True
-
-    def finish(self) -> None:
-        with suppress(OSError, ValueError):
-            super().finish()
-        if self.upstream is not None:
-            self.upstream.close()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
 
 
 class _Server(ThreadingHTTPServer):

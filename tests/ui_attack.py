@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from fault_proxy import ProxyHandler
 
 FRAGMENTS = (
     '"', "'", "`", "\\", ";", "--", "/*", "*/", "//", "#", "%", "{", "}", "[", "]", "(", ")", "<", ">", "@", "$", "!",
@@ -104,19 +105,12 @@ class Recorder:
         return [asked.body for asked in self.take() if asked.path.startswith("/search/")]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(ProxyHandler):
     recorder: Recorder
-    upstream: http.client.HTTPConnection | None = None
 
     def pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.upstream is None:
-            self.upstream = http.client.HTTPConnection(self.recorder.host, self.recorder.port, timeout=60)
-        self.upstream.request(self.command, self.path, body, {"Content-Type": "application/json"})
-        response = self.upstream.getresponse()
-        answer = response.read()
+        response, answer = self.forward(self.recorder.host, self.recorder.port, body)
         asked = Asked(self.command, self.path, json.loads(body) if body else {}, response.status)
         with self.recorder.lock:
             self.recorder.asked.append(asked)
@@ -125,15 +119,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(head.encode() + answer)
 
     do_GET = do_POST = do_PUT = do_DELETE = pass_on  # noqa: N815
-
-    def finish(self) -> None:
-        with suppress(OSError, ValueError):
-            super().finish()
-        if self.upstream is not None:
-            self.upstream.close()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
 
 
 class _Server(ThreadingHTTPServer):
