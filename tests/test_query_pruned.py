@@ -153,8 +153,10 @@ def test_what_is_selected_has_the_highest_scores_whatever_the_errors_are(count: 
     random = np.random.default_rng(count)
     for size in (64, 128, 640, 6400):
         true = np.where(random.random(size) < 0.7, random.integers(1, 60, size) / 7, 0.0)
-        off = (true * random.uniform(0.99, 1.01, size)).astype(np.float32)
-        rows, bound = pruned._select(off, int((true > 0).sum()), count, 0.011)
+        terms = random.integers(1, 4)
+        off = true * random.uniform(0.99, 1.01, size) / postings.STEP + random.uniform(0, terms, size)
+        steps = np.where(true > 0, np.ceil(off), 0).astype(random.choice([np.uint16, np.uint32]))
+        rows, bound = pruned._select(steps, int((true > 0).sum()), count, 0.0111, int(terms) + 1)
         outside = np.delete(true, rows)
         assert len(outside) == 0 or outside.max(initial=0) <= max(bound, 0)
         assert (true[rows] >= bound).sum() >= min(count, (true > 0).sum())

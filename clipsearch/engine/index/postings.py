@@ -1,7 +1,8 @@
 """Sealed postings: for each term the ascending rows that have it, over one range of rows; never changed once built.
 
-For frequent terms a segment also keeps what they add to BM25 as one float32 for each row, so that searching for them
-is one vectorised addition. These sums choose candidates only; scores are computed in float64 (see ``query.pruned``).
+For frequent terms a segment also keeps what they add to BM25, in whole ``STEP`` rounded up, as one uint16 for each row,
+so that searching for them is one vectorised addition of little memory. These sums choose candidates only; scores are
+computed in float64 (see ``query.pruned``).
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsearch.engine.ranking.bm25 import score
+from clipsearch.engine.ranking.bm25 import K1, score
 
 Rows = NDArray[np.int32]
 Frequencies = NDArray[np.uint16]
-Impacts = NDArray[np.float32]
+Impacts = NDArray[Any]  # uint16 or uint32: shares of BM25 in steps
 
 MAX_ROWS = 1 << 18  # of a segment: building one sorts all its tokens at once, in some 60 ms
 MAX_TOKENS = 1 << 22
 MAX_FREQUENCY = 65_535
 DENSE_SHARE = 20  # a term that one row in so many has is kept dense
-MAX_DENSE = 48  # dense terms of a segment, 4 bytes a row each: at most 40 MB at 200,000 rows
+MAX_DENSE = 48  # dense terms of a segment, 2 bytes a row each: at most 20 MB at 200,000 rows
 MAX_COUNTED = 96  # columns of frequencies of a segment: at most 20 MB at 200,000 rows
 COUNTED_SHARE = 100  # a term that one row in so many has gets a column of its frequencies, 1 byte a row
 FEW = 256  # rows whose frequencies are bisected rather than read from such a column
 MAX_DRIFT = 0.005  # of idf and average length since impacts were computed
+STEP = 1 / 512  # of impacts: a row's sum is too large by less than one step a term
+MAX_WEIGHT = 120.0  # the idf whose impacts surely fit 16 bits; Vespa's own is below 20
 _ROW_BITS = 32
 
 
@@ -34,7 +37,7 @@ _ROW_BITS = 32
 class _Impacts:
     """A term's share of BM25 in each row of the segment (dense), or of each posting, with its idf ``weight``."""
 
-    values: Impacts
+    values: NDArray[np.uint16]
     weight: float
     average: float
 
@@ -79,9 +82,10 @@ class Segment:
     def add_impacts(
         self, scores: Impacts, number: int, weight: float, average: float, lengths: NDArray[np.int32]
     ) -> float:
-        """Adds to ``scores`` (rows,) what term ``number`` gives each row by BM25, nearly.
+        """Adds to ``scores`` (rows,) what term ``number`` gives each row by BM25, as ``in_steps``.
 
-        ``weight``: its idf; ``average``, ``lengths``: of the field, of all rows. Returns the largest relative error.
+        ``weight``: its idf; ``average``, ``lengths``: of the field, of all rows. Returns the largest relative error
+        besides the rounding.
         """
         rows, frequencies = self.postings(number)
         if not len(rows):
@@ -91,9 +95,9 @@ class Segment:
         known = held.get(number)
         drift = 1.0 if known is None else abs(weight / known.weight - 1) + abs(average / known.average - 1)
         if known is None or drift > MAX_DRIFT:
-            values = score(frequencies, lengths[rows], average, weight).astype(np.float32)
+            values = in_steps(score(frequencies, lengths[rows], average, weight))
             if dense:
-                impacts = np.zeros(self.end - self.first, np.float32)
+                impacts = np.zeros(self.end - self.first, np.uint16)
                 impacts[rows - self.first] = values
                 values = impacts
             known, drift = _Impacts(values, weight, average), 0.0
@@ -103,7 +107,7 @@ class Segment:
             part = scores[self.first : self.end]
             np.add(part, known.values, part)
         else:
-            np.add.at(scores, rows.astype(np.intp), known.values)
+            np.add.at(scores, rows.astype(np.intp), known.values.astype(scores.dtype, copy=False))
         return drift
 
     def frequencies_of(self, number: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -139,6 +143,18 @@ class Segment:
             self._counts[number] = column
             _limit(self._counts, MAX_COUNTED)
         return column
+
+
+def in_steps(impacts: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Shares of BM25, not negative, in whole ``STEP``: the next whole number, so that no row that matches has 0."""
+    found: NDArray[np.uint16] = (impacts * (1 / STEP)).astype(np.uint16)
+    found += 1
+    return found
+
+
+def most_steps(weights: float) -> float:
+    """More than ``in_steps`` gives any row, summed over terms whose idfs sum to ``weights``, but for 1 a term."""
+    return weights * (K1 + 1) / STEP
 
 
 def lookup(held: NDArray[Any], frequencies: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.int64]:

@@ -261,6 +261,11 @@ class TextIndex:
         """The term's number in ``token_rows``, or ``NO_TERM`` when no document ever had it."""
         return self._numbers.get(term, NO_TERM)
 
+    def single(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of ``rows`` (n,) have one element, or none: their tokens stand without a gap."""
+        offsets = self._offsets.view()
+        return np.asarray(offsets[rows + 1] - offsets[rows] == self.lengths.view()[rows])
+
     def token_rows(self, rows: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The term numbers of ``rows`` one after the other, and for each the index into ``rows``.
 

@@ -33,6 +33,7 @@ class QueryFeatures:
         self._dense: dict[str, Numbers] = {}
         self._kept_rows: NDArray[np.int64] | None = None  # ascending
         self._kept: dict[Feature, Numbers] = {}
+        self._counted: dict[str, tuple[NDArray[np.int64], dict[int, NDArray[np.int64]]]] = {}
 
     @property
     def nothing_ranks(self) -> bool:
@@ -81,11 +82,24 @@ class QueryFeatures:
         snapshot = self.matcher.snapshot
         lengths = snapshot.generation.texts[field].lengths.view(snapshot.size)[rows]
         weights = np.array([self.weight(term) for term in terms])[:, np.newaxis]
-        frequencies = np.array([term.found[field].frequencies_of(rows) for term in terms])  # (terms, rows)
-        shares = score(frequencies, lengths, self._average(field), weights, *self._shape(field))
+        counts = [term.found[field].frequencies_of(rows) for term in terms]
+        self._counted.setdefault(field, (rows, {id(term): each for term, each in zip(terms, counts, strict=True)}))
+        shares = score(np.array(counts), lengths, self._average(field), weights, *self._shape(field))
         for term, share in zip(terms, shares, strict=True):  # not sum(): it may add in another order
             scores += share if term.scope is None else np.where(term.scope[rows], share, 0.0)
         return scores
+
+    def frequencies(self, field: str, term: TermMatch, batch: Batch) -> NDArray[np.int64]:
+        """How often ``term`` is in ``field`` of each row of ``batch``: looked up once where BM25 has asked for it."""
+        rows, counts = self._counted.get(field, (None, {}))
+        found = counts.get(id(term))
+        if found is not None and rows is batch.rows:
+            return found
+        if found is not None and rows is self._kept_rows:
+            places = batch.places()
+            if places is not None:
+                return found[places]
+        return term.found[field].frequencies_of(batch.rows)
 
     def _average(self, field: str) -> float:
         return self._property(field, "averageFieldLength", self.matcher.snapshot.average_length(field))
@@ -153,13 +167,18 @@ class Batch:
             return self._value(feature)
         kept = self.query.kept(feature)
         if kept is not None:
-            if not self._looked:
-                self._looked, self._places = True, self.query.places(self.rows)
-            if self._places is not None:
-                return kept[self._places]
+            places = self.places()
+            if places is not None:
+                return kept[places]
         values = self._value(feature)
         self.query.keep(feature, self.rows, values)
         return values
+
+    def places(self) -> NDArray[np.int64] | None:
+        """Where the rows are among those whose values are kept; None: not all of them are."""
+        if not self._looked:
+            self._looked, self._places = True, self.query.places(self.rows)
+        return self._places
 
     def _value(self, feature: Feature) -> BatchValue:
         name, arguments = feature.name, feature.arguments

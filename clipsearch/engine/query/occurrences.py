@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipsearch.engine.index.postings import lookup
+from clipsearch.engine.index.postings import Impacts, in_steps, lookup
 from clipsearch.engine.index.text import TextSnapshot
 from clipsearch.engine.ranking.bm25 import score
 
@@ -33,10 +33,10 @@ class Occurrences(Protocol):
         """How often each of the live ``rows`` (n,) has it."""
         ...
 
-    def add_impacts(self, scores: NDArray[np.float32], weight: float, average: float) -> float:
-        """Adds to ``scores`` (size,) its share of BM25 in every row, dead ones too, for selecting candidates.
+    def add_impacts(self, scores: Impacts, weight: float, average: float) -> float:
+        """Adds to ``scores`` (size,) its share of BM25 in every row, dead ones too, ``in_steps``.
 
-        ``weight``: its idf; ``average``: length of the field. Returns the relative error, beside float32's own.
+        ``weight``: its idf; ``average``: length of the field. Returns the relative error, beside that of the steps.
         """
         ...
 
@@ -91,7 +91,7 @@ class IndexTerm:
             parts.append(lookup(*self._tail, rest) if len(self._tail[0]) else np.zeros(len(rest), np.int64))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def add_impacts(self, scores: NDArray[np.float32], weight: float, average: float) -> float:
+    def add_impacts(self, scores: Impacts, weight: float, average: float) -> float:
         """Adds its impacts, those of frequent terms as one kept array."""
         if self.number < 0:
             return 0.0
@@ -120,22 +120,22 @@ class Listed:
         """How often each of the live ``rows`` (n,) has it."""
         return lookup(*self._found, rows) if self.count else np.zeros(len(rows), np.int64)
 
-    def add_impacts(self, scores: NDArray[np.float32], weight: float, average: float) -> float:
+    def add_impacts(self, scores: Impacts, weight: float, average: float) -> float:
         """Adds its impacts."""
         _scatter(scores, *self._found, self.lengths, weight, average)
         return 0.0
 
 
 def _scatter(
-    scores: NDArray[np.float32],
+    scores: Impacts,
     rows: Rows,
     frequencies: Rows,
     lengths: NDArray[np.int32],
     weight: float,
     average: float,
 ) -> None:
-    impacts = score(frequencies, lengths[rows], average, weight).astype(np.float32)
-    np.add.at(scores, rows.astype(np.intp), impacts)
+    impacts = in_steps(score(frequencies, lengths[rows], average, weight))
+    np.add.at(scores, rows.astype(np.intp), impacts.astype(scores.dtype, copy=False))
 
 
 class PostingLists(Mapping[str, Postings]):

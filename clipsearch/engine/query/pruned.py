@@ -2,13 +2,14 @@
 
 For a query that is an ``or`` or ``weakAnd`` of terms in one text index, perhaps beside nearestNeighbor operators and
 under filters, and a first phase that rises with bm25 of that index (``ranking.monotone``): every row's bm25 is summed
-in float32, from impacts that are kept for frequent terms, and the rows that may be among the best are chosen by the
+in whole steps, from impacts that are kept for frequent terms, and the rows that may be among the best are chosen by the
 maxima of blocks. These, and the rows that the nearestNeighbor operators produced, are then scored as the general path
-does. Sums may be off by a small known share; what is chosen allows for it.
+does. Sums are too large by less than a step a term, and off by a small known share; what is chosen allows for both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsearch.engine.index.index import Snapshot, is_text
+from clipsearch.engine.index.postings import MAX_WEIGHT, STEP, Impacts, most_steps
 from clipsearch.engine.package.model import Field, Schema
 from clipsearch.engine.query import tree as q
 from clipsearch.engine.query.clock import Clock
@@ -32,7 +34,7 @@ BLOCKS = (64, 32, 16, 8, 4, 2, 1)
 _FILTERS = {
     q.And, q.Or, q.Not, q.Constant, q.Word, q.Phrase, q.Number, q.Boolean, q.In, q.Regex, q.WeightedTokens
 }  # fmt: skip
-_ROUNDING = 2e-5  # of float32 sums of a few hundred terms
+_ROUNDING = 1e-9  # of doubles
 RowNumbers = NDArray[np.int64]
 
 
@@ -69,12 +71,15 @@ class Pruned:
         with self.clock.step("match"):
             allowed = self._filter(plan.filters)
             searches = [self.matcher.begin_nearest(node, allowed) for node in plan.produced]
-            scores, error = self._impacts(plan, text)
+            summed = self._impacts(plan, text)
+            if summed is None:
+                return None
+            scores, error = summed
             matched = self._matched(scores, allowed)
             produced = self._neighbors(searches)
             total, left = self._without(scores, matched, produced)
         with self.clock.step("first phase"):
-            chosen, bound = _select(scores, left, count, error)
+            chosen, bound = _select(scores, left, count, error, len(plan.terms))
             hits = self._best(_merged(chosen, produced), count, total, bound, text)
         if hits is None:
             return None
@@ -124,14 +129,21 @@ class Pruned:
             allowed = mask if allowed is None else allowed & mask
         return allowed
 
-    def _impacts(self, plan: _Plan, text: Field) -> tuple[NDArray[np.float32], float]:
-        """What bm25 of each row is, nearly, padded to whole blocks; and the largest relative error."""
-        scores = np.zeros(-(-max(self.snapshot.size, 1) // BLOCKS[0]) * BLOCKS[0], np.float32)
+    def _impacts(self, plan: _Plan, text: Field) -> tuple[Impacts, float] | None:
+        """What bm25 of each row is in steps, padded to whole blocks; and the largest relative error besides rounding.
+
+        None: a weight that the query gives a term is so large that steps do not fit.
+        """
+        terms = [self.matcher.look_up(node, text) for node in plan.terms]
+        weights = [self.features.weight(term) for term in terms]
+        if max(weights) > MAX_WEIGHT:
+            return None
+        narrow = most_steps(sum(weights)) + len(terms) < np.iinfo(np.uint16).max
+        size = -(-max(self.snapshot.size, 1) // BLOCKS[0]) * BLOCKS[0]
+        scores: Impacts = np.zeros(size, np.uint16 if narrow else np.uint32)
         average, error = self.snapshot.average_length(text.name) or 1.0, 0.0
-        for node in plan.terms:
-            term = self.matcher.look_up(node, text)
-            drift = term.found[text.name].add_impacts(scores, self.features.weight(term), average)
-            error = max(error, drift)
+        for term, weight in zip(terms, weights, strict=True):
+            error = max(error, term.found[text.name].add_impacts(scores, weight, average))
         return scores, error * 1.1 + _ROUNDING
 
     def _neighbors(self, searches: list[Callable[[], Neighbors]]) -> RowNumbers:
@@ -141,23 +153,20 @@ class Pruned:
             return found[0].rows
         return np.unique(np.concatenate([np.empty(0, np.int64), *(each.rows for each in found)]))
 
-    def _matched(self, scores: NDArray[np.float32], allowed: Mask | None) -> int:
+    def _matched(self, scores: Impacts, allowed: Mask | None) -> int:
         """How many rows the terms match; ``scores`` become 0 in all others."""
         size, snapshot = self.snapshot.size, self.snapshot
-        matched = scores > 0
         masks = [mask for mask in (allowed, None if snapshot.documents == size else snapshot.live) if mask is not None]
         for mask in masks:
-            np.logical_and(matched[:size], mask, matched[:size])
-        if masks:
-            np.multiply(scores, matched, scores)
-        return int(np.count_nonzero(matched))
+            np.multiply(scores[:size], mask, scores[:size])
+        return int(np.count_nonzero(scores))
 
-    def _without(self, scores: NDArray[np.float32], matched: int, produced: RowNumbers) -> tuple[int, int]:
+    def _without(self, scores: Impacts, matched: int, produced: RowNumbers) -> tuple[int, int]:
         """How many rows match, and how many of them were not ``produced``; ``scores`` become 0 in those that were."""
         if not len(produced):
             return matched, matched
         left = matched - int(np.count_nonzero(scores[produced]))
-        scores[produced] = 0.0
+        scores[produced] = 0
         return left + len(produced), left
 
     def _best(self, rows: RowNumbers, count: int, total: int, bound: float, text: Field) -> Ranked | None:
@@ -226,23 +235,24 @@ def _is_filter(node: q.Node, schema: Schema) -> bool:
     return True
 
 
-def _select(scores: NDArray[np.float32], left: int, count: int, error: float) -> tuple[RowNumbers, float]:
+def _select(scores: Impacts, left: int, count: int, error: float, terms: int) -> tuple[RowNumbers, float]:
     """Rows that have the ``count`` highest true scores, ascending, and the most that any other row can have.
 
-    ``left``: how many ``scores`` are above 0; ``error``: the most by which one is off, relatively.
+    ``scores`` (rows,) in steps, of which ``left`` are above 0; ``error``: the most by which one is off, relatively,
+    besides being less than ``terms`` steps too large.
     """
     if left <= count:
-        return np.flatnonzero(scores > 0), 0.0
+        return np.flatnonzero(scores), 0.0
     if count == 0:
         return np.empty(0, np.int64), np.inf
     size = next((size for size in BLOCKS if len(scores) // size >= 3 * count), 1)
     blocks = scores.reshape(size, -1)  # a block is a column: its maximum is found by vectorised comparisons of rows
     best = blocks.max(axis=0) if size > 1 else scores
-    last = float(np.partition(best, len(best) - count)[len(best) - count])
-    if last <= 0:
-        return np.flatnonzero(scores > 0), 0.0
-    bound = last * (1 - error)
-    floor = np.float32(bound / (1 + error) * (1 - 1e-6))
+    last = int(np.partition(best, len(best) - count)[len(best) - count])
+    if last <= terms:
+        return np.flatnonzero(scores), 0.0
+    bound = (last - terms) * STEP * (1 - error)
+    floor = scores.dtype.type(max(1, math.ceil(bound / STEP / (1 + error) * (1 - 1e-9))))
     columns = np.flatnonzero(best >= floor)
     if size == 1 or len(columns) * size * 8 > len(scores):
         return np.flatnonzero(scores >= floor), bound

@@ -11,17 +11,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipsearch.engine.index.columns import ManyNumbersColumn, NumberColumn, StringColumn
-from clipsearch.engine.index.text import ELEMENT_GAP
 from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.completeness import element_completeness
 from clipsearch.engine.query.matching import TermMatch
 from clipsearch.engine.query.neighbors import closest_of
+from clipsearch.engine.query.places import Places
 from clipsearch.engine.ranking.source import BatchTensor, BatchValue, Feature
 from clipsearch.engine.tensors.types import Dimension, TensorType
 from clipsearch.engine.tensors.value import Tensor
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from clipsearch.engine.query.features import Batch
 
 Numbers = NDArray[np.float64]
-NO_POSITION = 1_000_000.0
 MAX_AGE, HALF_RESPONSE = 90 * 86400.0, 7 * 86400.0
 NAMES = frozenset(
     (
@@ -68,6 +67,10 @@ class TermFeatures:
         self.matcher = batch.query.matcher
         self.snapshot = self.matcher.snapshot
 
+    def of(self, rows: NDArray[np.int64]) -> TermFeatures:
+        """The features of other ``rows`` of the same query."""
+        return TermFeatures(type(self.batch)(self.query, rows))
+
     def value(self, feature: Feature) -> BatchValue:
         """Values of ``feature`` for each row. Raises ``QueryError`` for what cannot be told exactly."""
         arguments, output = feature.arguments, feature.output
@@ -91,6 +94,8 @@ class TermFeatures:
 
     def _of_field(self, name: str, arguments: tuple[str, ...], output: str) -> BatchValue:
         terms = self._numbered(int(arguments[1])) if len(arguments) == 2 else [t for _, t in self._terms()]
+        if name == "elementCompleteness":
+            return element_completeness(self, arguments[0], [term for term in terms if term is not None], output)
         matched = [
             self._matched(term, arguments[0]) for term in terms if term is not None and arguments[0] in term.fields
         ]
@@ -101,11 +106,9 @@ class TermFeatures:
             return np.asarray(count)
         if name == "queryCompleteness":
             return len(matched) - np.asarray(count)
-        places = _Places(self, arguments[0])
+        places = Places(self, arguments[0])
         if name == "fieldLength":
             return places.field_length([term for term in terms if term is not None])
-        if name == "elementCompleteness":
-            return places.completeness([term for term in terms if term is not None], output or "completeness")
         return places.term_match(terms[0] if terms else None, output or "firstPosition")
 
     def _terms(self) -> list[tuple[q.Node, TermMatch | None]]:
@@ -170,8 +173,8 @@ class TermFeatures:
         return np.maximum(float(int(time.time())) - np.where(missing, -(2.0**63), times), 0.0)
 
     def _freshness(self, age: Numbers, field: str, output: str) -> Numbers:
-        longest = max(self._property(f"freshness({field}).maxAge", MAX_AGE), 1.0)
-        half = max(self._property(f"freshness({field}).halfResponse", HALF_RESPONSE), 1.0)
+        longest = max(self.number_property(f"freshness({field}).maxAge", MAX_AGE), 1.0)
+        half = max(self.number_property(f"freshness({field}).halfResponse", HALF_RESPONSE), 1.0)
         if half >= longest / 2:
             half = longest / 2 - 1
         if output != "logscale":
@@ -181,7 +184,8 @@ class TermFeatures:
         with np.errstate(all="ignore"):
             return np.asarray((most - np.log(np.minimum(age, longest) + scale)) / (most - np.log(scale)))
 
-    def _property(self, name: str, default: float) -> float:
+    def number_property(self, name: str, default: float) -> float:
+        """The rank property ``name``. Raises ``QueryError`` for one that is not a number."""
         text = self.query.properties.get(name, default)
         try:
             return float(text)
@@ -229,110 +233,3 @@ def _entries(column: Any, rows: NDArray[np.int64], size: int) -> Iterator[tuple[
             if not isinstance(column, ManyNumbersColumn) and column.single and value == "":
                 continue
             yield place, value, 1.0 if weights is None else float(weights[entry])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Hits:
-    """Where one term begins in the tokens of a batch: flat positions, ascending."""
-
-    at: NDArray[np.int64]
-    weight: int
-
-
-class _Places:
-    """The words of one index field in the rows of a batch, element by element."""
-
-    def __init__(self, features: TermFeatures, field: str) -> None:
-        self.features, self.field = features, field
-        self.index = features.snapshot.generation.texts[field]
-        self.tokens, owner = self.index.token_rows(features.rows)
-        self.gaps = np.flatnonzero(self.tokens == ELEMENT_GAP)  # where each element ends
-        self.first = np.concatenate([np.zeros(1, np.int64), self.gaps + 1])[:-1]
-        self.lengths = (self.gaps - self.first).astype(np.float64)
-        self.element_owner = owner[self.gaps]
-
-    def hits(self, term: TermMatch) -> _Hits | None:
-        """Where ``term`` stands in rows that it matches; None when it does not search this field."""
-        if self.field not in term.found:
-            return None
-        words = self._words(term)
-        hit = np.ones(max(len(self.tokens) - len(words) + 1, 0), np.bool_)
-        for offset, word in enumerate(words):
-            hit &= self.tokens[offset : offset + len(hit)] == self.index.number(word)
-        at = np.flatnonzero(hit) if words else np.empty(0, np.int64)
-        if term.scope is not None:
-            at = at[term.scope[self.features.rows[self._owner(at)]]]
-        return _Hits(at, term.node.options.weight)
-
-    def _element(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        return self.gaps.searchsorted(at)
-
-    def _owner(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The row, by its place in the batch, of each position."""
-        return self.element_owner[self._element(at)]
-
-    def _words(self, term: TermMatch) -> list[str]:
-        node = term.node
-        if term.source is None and isinstance(node, (q.Word, q.Phrase)):
-            written = node.words if isinstance(node, q.Phrase) else [node.text]
-            lookup, field = self.features.matcher.lookup, self.features.matcher.schema.fields[self.field]
-            return [word for text in written for word in lookup.index_terms(text, field, node)]
-        if isinstance(node, q.Number) and node.low == node.high:
-            return self.index.terms(node.low.lstrip("-"))
-        raise QueryError(f"positions of '{node}' in '{self.field}' are not supported by the local engine", code=3)
-
-    def _all(self, terms: list[TermMatch]) -> list[_Hits]:
-        found = (self.hits(term) for term in terms)
-        return [hits for hits in found if hits is not None]
-
-    def field_length(self, terms: list[TermMatch]) -> Numbers:
-        """Words of the longest element that a term matched; a million where none did."""
-        found = np.zeros(len(self.features.rows))
-        for hits in self._all(terms):
-            np.maximum.at(found, self._owner(hits.at), self.lengths[self._element(hits.at)])
-        return np.where(found > 0, found, NO_POSITION)
-
-    def term_match(self, term: TermMatch | None, output: str) -> Numbers:
-        """One of the outputs of fieldTermMatch."""
-        size = len(self.features.rows)
-        hits = None if term is None else self.hits(term)
-        at = np.empty(0, np.int64) if hits is None else hits.at
-        owner = self._owner(at)
-        counts = np.bincount(owner, minlength=size).astype(np.float64)
-        if output in ("occurrences", "weight"):
-            return counts
-        if output == "exactness":
-            return (counts > 0).astype(np.float64)
-        position = (at - self.first[self._element(at)]).astype(np.float64)
-        if output == "firstPosition":
-            found = np.full(size, NO_POSITION)
-            np.minimum.at(found, owner, position)
-            return found
-        found = np.zeros(size)
-        np.maximum.at(found, owner, position)
-        return np.where(counts > 0, found, NO_POSITION)
-
-    def completeness(self, terms: list[TermMatch], output: str) -> Numbers:
-        """One of the outputs of elementCompleteness, of the element that scores best, the first of equals."""
-        weighty = [hits for hits in self._all(terms) if hits.weight != 0]
-        total = sum(hits.weight for hits in weighty)
-        matched, weight = np.zeros(len(self.lengths)), np.zeros(len(self.lengths))
-        for hits in weighty:
-            elements = self._element(hits.at)
-            elements = elements[np.diff(elements, prepend=-1) > 0]  # ascending: each once
-            matched[elements] += 1
-            weight[elements] += hits.weight
-        with np.errstate(all="ignore"):
-            of_query = weight / total
-            of_field = np.minimum(self.lengths, matched) / self.lengths
-        share = self.features._property(f"elementCompleteness({self.field}).fieldCompletenessImportance", 0.5)
-        score = np.where(matched > 0, of_field * share + of_query * (1 - share), 0.0)
-        score[np.isnan(score)] = 0.0  # 0 / 0, of weights that cancel: to Vespa too such an element is no best one
-        found = np.zeros(len(self.features.rows))
-        np.maximum.at(found, self.element_owner, score)
-        best = np.flatnonzero((score == found[self.element_owner]) & (score > 0))[::-1]
-        values = {"completeness": score, "fieldCompleteness": of_field, "queryCompleteness": of_query}
-        if output in values:
-            found[self.element_owner[best]] = values[output][best]  # the last that is written is the row's first best
-            return found
-        return (found > 0).astype(np.float64)
