@@ -27,6 +27,7 @@ NO_TERM = -2  # the number of a term that no document has
 TAIL_TOKENS = 4_096  # searched without postings; about 10 us a term
 SEAL_TOKENS = 1 << 18  # sealed by the writer, so that a search after a long feed need not
 CACHED_WORDS = 1 << 18
+KNOWN_TERMS = 256  # of one snapshot
 MERGE_RATIO = 8  # a segment up to so many times the size of what is new is built again with it: few stay
 
 
@@ -46,11 +47,27 @@ class TextSnapshot:
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int32]
     live: NDArray[np.bool_]
+    _entries: dict[str, tuple[int, tuple[Rows, Frequencies], int]] = field(default_factory=dict)
     _few: dict[bytes, list[list[int]]] = field(default_factory=dict)
 
     def number(self, term: str) -> int:
         """The term's number, ``NO_TERM`` when no document ever had it."""
         return self.numbers.get(term, NO_TERM)
+
+    def entry(self, term: str) -> tuple[int, tuple[Rows, Frequencies], int]:
+        """The term's number, its rows and frequencies after the last segment, and its live document frequency.
+
+        They are kept, for the words that came last would be looked through each time.
+        """
+        found = self._entries.get(term)
+        if found is None:
+            number = self.number(term)
+            tail = self.tail(number)
+            found = number, tail, self.count(number, tail[0]) if number >= 0 else 0
+            if len(self._entries) >= KNOWN_TERMS:
+                self._entries.clear()
+            self._entries[term] = found
+        return found
 
     def postings(self, term: str) -> tuple[Rows, Frequencies, int]:
         """Ascending rows, frequencies and live document frequency of ``term`` (dead rows are still listed)."""

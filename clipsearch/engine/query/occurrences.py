@@ -47,9 +47,8 @@ class IndexTerm:
     __slots__ = ("_postings", "_tail", "count", "number", "text")
 
     def __init__(self, text: TextSnapshot, term: str) -> None:
-        self.text, self.number = text, text.number(term)
-        self._tail = text.tail(self.number)
-        self.count = text.count(self.number, self._tail[0]) if self.number >= 0 else 0
+        self.text = text
+        self.number, self._tail, self.count = text.entry(term)
         self._postings: Postings | None = None
 
     def postings(self) -> Postings:

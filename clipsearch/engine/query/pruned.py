@@ -10,8 +10,10 @@ does. Sums are too large by less than a step a term, and off by a small known sh
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,7 @@ _FILTERS = {
     q.And, q.Or, q.Not, q.Constant, q.Word, q.Phrase, q.Number, q.Boolean, q.In, q.Regex, q.WeightedTokens
 }  # fmt: skip
 _ROUNDING = 1e-9  # of doubles
+_scratch = threading.local()
 RowNumbers = NDArray[np.int64]
 
 
@@ -140,7 +143,7 @@ class Pruned:
             return None
         narrow = most_steps(sum(weights)) + len(terms) < np.iinfo(np.uint16).max
         size = -(-max(self.snapshot.size, 1) // BLOCKS[0]) * BLOCKS[0]
-        scores: Impacts = np.zeros(size, np.uint16 if narrow else np.uint32)
+        scores = _sums(size, np.uint16 if narrow else np.uint32)
         average, error = self.snapshot.average_length(text.name) or 1.0, 0.0
         for term, weight in zip(terms, weights, strict=True):
             error = max(error, term.found[text.name].add_impacts(scores, weight, average))
@@ -193,6 +196,16 @@ class _Outside:
         if feature.name == "bm25" and feature.arguments == (self.text,):
             return np.array([self.bm25])
         return 0.0 if feature.name in ("rawScore", "itemRawScore") else self.batch.value(feature)
+
+
+def _sums(size: int, dtype: Any) -> Impacts:
+    """Zeros (size,), this thread's own until its next query: new memory for each would cost its page faults."""
+    held: Impacts | None = getattr(_scratch, "sums", None)
+    if held is None or held.dtype != dtype or len(held) < size:
+        held = _scratch.sums = np.empty(size, dtype)
+    found = held[:size]
+    found.fill(0)
+    return found
 
 
 def _number(value: BatchValue) -> float | None:
