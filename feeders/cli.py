@@ -7,7 +7,20 @@ from typing import Any
 
 import click
 
-from feeders.options import PATH, adapter, as_json, backend, delivery, precision, report, slices, source, url
+from feeders.options import (
+    PATH,
+    adapter,
+    as_json,
+    backend,
+    delivery,
+    name,
+    patches,
+    precision,
+    report,
+    slices,
+    source,
+    url,
+)
 
 UPDATABLE = ("embedding", "patches", "captions", "label", "split", "place", "image")
 
@@ -201,13 +214,15 @@ def verify_command(
     "--update", "updates", multiple=True, type=click.Choice(UPDATABLE), help="Write updates of these fields, no puts."
 )
 @click.option("--out", default="-", show_default=True, help='A file; "-" is standard output.')
+@name
 @backend
 @precision
+@patches
 @adapter
 @as_json
 def export_command(
-    paths: tuple[Path, ...], model: str, work: Path, device: str, backend: str, precision: str,
-    updates: tuple[str, ...], out: str, adapter: Path | None, as_json: bool,
+    paths: tuple[Path, ...], model: str, work: Path, device: str, name: str, backend: str, precision: str,
+    patches: str, updates: tuple[str, ...], out: str, adapter: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write documents as Vespa's feed JSONL, one a line.
 
@@ -224,7 +239,10 @@ def export_command(
 
     folders, failed = list(paths), 0
     if not all(is_shards(path) for path in paths) and model:
-        source = Source([str(path) for path in paths], model, work, device=device, backend=backend, precision=precision)
+        source = Source(
+            [str(path) for path in paths], model, work, name=name, device=device, backend=backend, precision=precision,
+            patches=patches,
+        )  # fmt: skip
         folders, failed = encode_for_export(source, progress=not as_json)
     written = export_shards(folders, out, adapter=adapter, updates=updates, progress=out != "-" and not as_json)
     report(written, as_json, err=out == "-")

@@ -70,7 +70,7 @@ def encode_for_export(source: Source, progress: bool = True) -> tuple[list[Path]
         model = source.load(opened)
         for corpus in members_of(opened):
             folder = source.folder(corpus.name, model.model_id)
-            summary = encode(corpus, model, folder, batch=source.batch, progress=progress)
+            summary = encode(corpus, model, folder, batch=source.batch, progress=progress, patches=source.patches)
             failed += summary.failed
             if summary.failed:
                 tqdm.write(f"{summary.failed} images of {corpus.name} failed: see {summary.ledger}", file=sys.stderr)

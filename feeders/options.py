@@ -31,6 +31,11 @@ precision = click.option(
     help="Numbers that the model computes with.",
 )  # fmt: skip
 
+patches = click.option(
+    "--patches", default="", metavar="PLAN", help="Embed parts of each image too: 3x3, 3x3+0.5, 224/112."
+)
+name = click.option("--name", default="", help="Corpus name in document ids; default: the folder's name.")
+
 _DELIVERY = (
     url,
     click.option(
@@ -48,13 +53,13 @@ _SOURCE = (
     click.option(
         "--work", type=PATH, default=".clipsearch", show_default=True, help="Folder where the shards are kept."
     ),
-    click.option("--name", default="", help="Corpus name in document ids; default: the folder's name."),
+    name,
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
     backend,
     precision,
     click.option("--batch", default=64, show_default=True, type=click.IntRange(1, 4096), help="Images at once."),
     adapter,
-    click.option("--patches", default="", metavar="PLAN", help="Embed parts of each image too: 3x3, 3x3+0.5, 224/112."),
+    patches,
 )
 
 

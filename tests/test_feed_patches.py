@@ -63,6 +63,9 @@ def test_images_are_fed_with_their_parts_and_found_by_them(
         best = client.search(query.patches(row.patches[1], "pixels-1", filters=query.Filters("parts"))).hits[0]
     assert (best.id, best.box) == ("id:parts:image::2.png", (0.5, 0.0, 1.0, 1.0))
     assert feed("export", shards).stdout.count('"500-0-1000-1000":"') == 4
+    asked = ("--model", "pixels-1", "--work", tmp_path / "another", "--name", "renamed", "--patches", "1x2")
+    exported = feed("export", corpus, *asked).stdout
+    assert (exported.count('"500-0-1000-1000":"'), exported.count('"id:renamed:image::')) == (4, 4)
 
 
 def test_verify_notices_changed_and_missing_parts_and_update_renews_them(

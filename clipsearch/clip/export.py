@@ -86,6 +86,7 @@ class ImageTower(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """The embeddings (N, dim) of ``pixel_values`` (N, 3, S, S)."""
         return F.normalize(self.model.get_image_features(pixel_values=pixel_values).pooler_output, dim=1)
 
 
@@ -97,6 +98,7 @@ class TextTower(nn.Module):
         self.model, self.needs_mask = model, needs_mask
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The embeddings (N, dim) of ``input_ids`` (N, L); ``attention_mask`` (N, L) is 1 for tokens."""
         mask = attention_mask if self.needs_mask else None
         return F.normalize(self.model.get_text_features(input_ids=input_ids, attention_mask=mask).pooler_output, dim=1)
 

@@ -55,7 +55,8 @@ class ConvBlock(nn.Module):
         self.normalisation = nn.BatchNorm2d(outputs)
         self.residual = inputs == outputs and stride == 1
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H / stride, W / stride)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
         y = self.normalisation(self.convolution(x))
         return nn.functional.relu(y + x if self.residual else y)
 

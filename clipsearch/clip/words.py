@@ -50,7 +50,8 @@ class WordEmbeddings(nn.Module):
         self.token_embedding = nn.Embedding(vocab_size, hidden_size)
         self.token_weight = nn.Embedding(vocab_size, 1)
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:  # (B, L) -> (B, L, hidden_size), (B, L)
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, L, hidden_size) and logarithms of weights (B, L) of ``input_ids`` (B, L)."""
         return self.token_embedding(input_ids), SHARPNESS * self.token_weight(input_ids)[:, :, 0]
 
 

@@ -167,7 +167,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     Same parameters, buffers and names as ``nn.BatchNorm2d``, so checkpoints do not change.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # (B, C, H, W)
+    def forward(self, input: Tensor) -> Tensor:
+        """``input`` (B, C, H, W) normalised by the statistics of all processes' batches; running ones in eval mode."""
         if not self.training:
             return super().forward(input)
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
