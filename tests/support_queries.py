@@ -128,6 +128,11 @@ ANNOTATIONS: tuple[Probes, Probes] = (
         "scoreThreshold": finds("{targetHits: 9, scoreThreshold: 5}wand(tags, {'b': 1})", 2),
         "grammar": finds("{grammar: 'all'}userInput('red bridge')", 1),
         "grammar.syntax: none": finds("{grammar.syntax: 'none'}userInput('-sea')", 2),
+        "grammar.syntax: simple": finds("{grammar.syntax: 'simple'}userInput('red -bridge')", 0),
+        "grammar.syntax: web": finds("{grammar.syntax: 'web'}userInput('red -bridge')", 0),
+        "grammar.syntax: advanced": finds(
+            "{grammar: 'all', grammar.syntax: 'advanced'}userInput('red andnot bridge')", 0
+        ),
         "grammar.tokenization": finds(
             "{grammar.syntax: 'none', grammar.tokenization: 'linguistics'}userInput('sea')", 2
         ),
@@ -135,10 +140,20 @@ ANNOTATIONS: tuple[Probes, Probes] = (
         "defaultIndex": finds("{defaultIndex: 'label'}userInput('harbour')", 2),
         "allowEmpty": finds("{allowEmpty: true}userInput('')"),
         "language": finds("{language: 'en'}userInput('rivers')", 0, 1),
+        "documentFrequency": _first_score(
+            "title contains ({documentFrequency: {frequency: 1, count: 4}}'sea')", 1
+        ),
+        "connectivity": finds(
+            "title contains ({id: 1, connectivity: {id: 2, weight: 3.0}}'red') and title contains ({id: 2}'river')",
+            0, 1,
+        ),
+        "origin": finds(
+            "title contains ({origin: {original: 'red river', offset: 0, length: 9}}phrase('red', 'river'))", 0
+        ),
     },
     {
         **{name: refuses(f"title contains ({{{name}: 1}}'a')", f"'{name}'")
-           for name in ("connectivity", "thresholdBoostFactor", "minTargetHits", "elementFilter")},
+           for name in ("thresholdBoostFactor", "minTargetHits", "elementFilter")},
         "exclusionDistance": refuses(
             "title contains ({distance: 5, exclusionDistance: 1}near('red', !'sea'))", "negative words in near"
         ),
@@ -146,7 +161,8 @@ ANNOTATIONS: tuple[Probes, Probes] = (
         **{name: refuses(f"{{hitLimit: 3, {name}: true}}range(year, 0, 9)", "hitLimit")
            for name in ("ascending", "descending")},
         "language, not English": refuses("{language: 'fr'}userInput('a')", "'fr'"),
-        "grammar.syntax, not none": refuses("{grammar.syntax: 'web'}userInput('a')", "grammar.syntax"),
+        **{f"grammar.syntax: {name}": refuses(f"{{grammar.syntax: '{name}'}}userInput('a')", "grammar.syntax")
+           for name in ("json", "programmatic", "yql")},
     },
 )  # fmt: skip
 
@@ -206,6 +222,10 @@ PARAMETERS: tuple[Probes, Probes] = (
         "yql": answers("select * from song where year = 2000", 0),
         "query": _grammar("weakAnd", "sea", 2),
         "model.type": finds("userQuery()", 1, query="red bridge", **{"model.type": "all"}),
+        "model.type.composite": finds("userQuery()", 1, query="red bridge", **{"model.type.composite": "and"}),
+        "model.type.tokenization": finds(
+            "userQuery()", 2, query="SEA", type="tokenize", **{"model.type.tokenization": "linguistics"}),
+        "model.type.syntax": finds("userQuery()", 2, query="-sea", **{"model.type.syntax": "none"}),
         "model.defaultIndex": finds("userQuery()", 2, query="harbour", **{"model.defaultIndex": "label"}),
         "model.filter": finds("userQuery()", 1, query="river", filter="+bridge"),
         "model.sources": answers(_BY_YEAR, 0, 1, 2, 3, **{"model.sources": "song"}),
@@ -217,6 +237,7 @@ PARAMETERS: tuple[Probes, Probes] = (
         "maxHits": answers(_BY_YEAR, 0, hits=1, maxHits=1),
         "maxOffset": answers(_BY_YEAR, 3, offset=3, maxOffset=3),
         "queryProfile": answers(_BY_YEAR, 0, 1, 2, 3, queryProfile="default"),
+        "searchChain": answers(_BY_YEAR, 0, 1, 2, 3, searchChain="default"),
         "ranking.profile": _first_score("title contains 'sea'", 1, **{"ranking.profile": "words"}),
         "ranking.features.*": finds(f"{{targetHits: 1}}{_NEAR}", 3, **{"ranking.features.query(v)": "[9,0]"}),
         "input.query(...)": finds(f"{{targetHits: 1}}{_NEAR}", 2, **{"input.query(v)": "[3,0]"}),
@@ -241,9 +262,15 @@ PARAMETERS: tuple[Probes, Probes] = (
     },
     {
         **{name: refuses("true", f"'{name}'", **{name: "1"}) for name in (
-            "recall", "select.where", "select.grouping", "model.searchPath", "collapsefield",
+            "recall", "select.where", "select.grouping", "model.searchPath", "model.type.isYqlDefault",
+            "model.type.profile", "collapsefield",
             "ranking.matching.termwiseLimit", "ranking.matchPhase.attribute", "ranking.matchPhase.maxHits",
-            "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "streaming.selection", "ranking.location")},
+            "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "pos.bb", "streaming.selection", "ranking.location",
+            "ranking.keepRankCount", "ranking.totalKeepRankCount", "ranking.rankScoreDropLimit",
+            "ranking.totalRerankCount", "ranking.secondPhase.rankScoreDropLimit", "ranking.listFeatures",
+            "ranking.freshness", "ranking.significance.useModel", "ranking.matching.filterThreshold",
+            "ranking.matching.weakand.stopwordLimit", "ranking.matching.weakand.adjustTarget",
+            "ranking.matching.weakand.allowDropAll", "timezone", "continue", "grouping.globalMaxGroups")},
         "model.language, not English": refuses("true", "'de'", **{"model.language": "de"}),
         "presentation.format, not json": refuses("true", "'xml'", **{"presentation.format": "xml"}),
         "model.filter without userQuery()": refuses("true", "model.filter", filter="a"),

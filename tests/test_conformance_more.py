@@ -14,7 +14,7 @@ from clipsearch.engine.query.tree import Options
 from clipsearch.engine.query.where import Context
 from clipsearch.engine.query.yql import parse_yql
 from clipsearch.engine.ranking.parser import parse_expression
-from clipsearch.engine.tensors import decode_json, parse_feed, parse_literal, parse_query_input, parse_type
+from clipsearch.engine.tensors import decode_json, parse_feed, parse_literal, parse_query_input, parse_type, render
 from clipsearch.errors import ExpressionError, QueryError
 
 PARAMETERS = {"empty": "", "commas": ",,,", "word": "river"}
@@ -170,3 +170,10 @@ def test_nested_values_of_json_are_read_in_order_and_numbers_as_java_reads_them(
     assert decode_json([[1], [2]], square) == decode_json({"values": [1, 2]}, square)
     assert decode_json([], parse_type("tensor(x{},y{})")) == parse_literal("tensor(x{},y{}):{}")
     assert parse_query_input("[1f,2d]", parse_type("tensor(x[2])")) == parse_literal("tensor(x[2]):[1,2]")
+
+
+def test_cells_of_whole_numbers_are_written_as_whole_numbers() -> None:
+    tensor = parse_literal("tensor<int8>(p{},x[2]):{a:[2,-3]}")
+    assert str(render(tensor, "short-value")) == "{'a': [2, -3]}"
+    assert str(render(tensor, "long-value")[1]) == "{'address': {'p': 'a', 'x': '1'}, 'value': -3}"
+    assert str(render(parse_literal("tensor<float>(x[1]):[2]"), "short-value")) == "[2.0]"

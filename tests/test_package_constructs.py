@@ -200,6 +200,7 @@ REFUSED_IN_PROFILE = [
     ("rank-profile inner { }", 1, "'rank-profile'"),
     ("inputs { query(s) string }", 1, "string inputs"),
     ("rank-properties { vespa.hitcollector.heapsize: 5 }", 0, "rank property 'vespa.hitcollector.heapsize'"),
+    ("rank-properties {\n bm25(title).k1: odd\n }", 0, "rank property 'bm25(title).k1' of 'p' is 'odd', not a number"),
     ("first-phase { expression: file:first.expression }", 0, "an expression in a file"),
     ("first-phase { expression: nativeRank(title) }", 0, "nativeRank"),
     ("first-phase { expression: xgboost(\"m.json\") }", 0, "xgboost"),

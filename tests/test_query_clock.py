@@ -32,7 +32,7 @@ def served() -> Served:
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [("2", 2.0), ("2.5s", 2.5), ("500ms", 0.5), (" 20 us", 2e-5), (".5", 0.5), ("1ks", 1000.0), ("", None)],
+    [("2", 2.0), ("2.5s", 2.5), ("500ms", 0.5), (" 20 µs", 2e-5), (".5", 0.5), ("1ks", 1000.0), ("", None)],
 )
 def test_a_time_without_a_unit_is_in_seconds(written: str, seconds: float | None) -> None:
     assert parse_timeout(written) == (seconds if seconds is None else pytest.approx(seconds))
@@ -48,7 +48,7 @@ def test_what_is_no_time_is_refused(written: str) -> None:
     "query",
     [
         {"yql": WORDS, "timeout": "0"},
-        {"yql": WORDS, "timeout": "1us", "ranking": "three"},
+        {"yql": WORDS, "timeout": "1µs", "ranking": "three"},
         {"yql": WORDS + " timeout 0"},
         {"yql": "select * from image where true order by width", "timeout": "0.000001"},
     ],

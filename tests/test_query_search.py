@@ -326,6 +326,10 @@ def test_rank_properties_of_the_query_change_bm25(served: Served) -> None:
     assert len({round(hit["relevance"], 9) for hit in flat["children"]}) == 1
     status, root = served.post({**query, "ranking.properties.bm25(captions).b": "much"})
     assert (status, root["errors"][0]["code"]) == (400, 3)
+    assert served.post({**query, "ranking.properties.vespa.matching.numthreadspersearch": 2})[0] == 200
+    status, root = served.post({**query, "rankproperty.vespa.term.1.significance": "0.5"})
+    assert (status, root["errors"][0]["code"]) == (400, 3)
+    assert "'vespa.term.1.significance' is not supported" in root["errors"][0]["message"]
 
 
 def test_order_by_sorts_by_attributes_and_ties_by_document_order(served: Served) -> None:

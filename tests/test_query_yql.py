@@ -119,7 +119,7 @@ def test_the_queries_of_our_own_pages_are_parsed(where: str, expected: str) -> N
         ("select * from image where true limit many", "syntax error"),
         ("select * from image where geoLocation(a, 91, 0, '1 km')", "expected a latitude"),
         ("select * from image where geoLocation(a, 1, 0, '1 mile')", "is not a radius"),
-        ("select * from image where predicate(a, 1, 0)", "expected a map"),
+        ("select * from image where predicate(a, 1)", "Expected 3 arguments"),
         ("select * from image where predicate(a, {'x': {'b': 'c'}}, 0)", "is not a subquery bitmap"),
         ("select * from image where true limit @n", "Unresolved parameter"),
         ("select * from image where userInput('')", "only resulted in NullItem"),

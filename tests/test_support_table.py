@@ -86,7 +86,7 @@ def test_the_tables_have_what_the_code_of_queries_lists() -> None:
         asked |= _named_in(path, r'\bvalues(?:\.get\(|, |\[)"([\w.]+)"')
     assert asked - {"model.queryString"} <= PARAMETERS[0].keys()
     known = {name for name in parameters.ALIASES.values() if not name.startswith("presentation.format")}
-    assert known - {"model.queryString"} <= PARAMETERS[0].keys()
+    assert known - {"model.queryString"} - {*parameters.REFUSED} <= PARAMETERS[0].keys()
 
 
 def test_the_tables_have_what_the_code_of_grouping_lists() -> None:

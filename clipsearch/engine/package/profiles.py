@@ -6,6 +6,7 @@ its counts and the feature lists are the child's own, else those of the one pare
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -35,9 +36,10 @@ _COUNTS = {
     "second-phase": frozenset(["rerank-count", "total-rerank-count", "rank-score-drop-limit"]),
     "global-phase": frozenset(["rerank-count", "rank-score-drop-limit"]),
 }
-_HARMLESS_PROPERTY = re.compile(
+_HARMLESS_PROPERTY = re.compile(  # steers how much work is done, not what is answered
     r"vespa\.matching\.(?:numthreadspersearch|minhitsperthread|numsearchpartitions|termwise_limit|global_filter\.|nns\.)"
 )
+_BM25_PROPERTY = re.compile(r"bm25\([^()]+\)\.(?:k1|b|averageFieldLength)")
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -136,10 +138,26 @@ def _check_texts(syntax: ProfileSyntax) -> None:
         if expression is not None and expression.startswith("file:"):
             message = f"{where} of '{syntax.name}': an expression in a file is not supported by the local engine"
             raise PackageError(message, file=syntax.file, line=syntax.line)
-    for name in syntax.properties:
-        if name.startswith("vespa.") and not _HARMLESS_PROPERTY.match(name):
+    for name, value in syntax.properties.items():
+        message = ""
+        if not property_is_allowed(name):
             message = f"rank property '{name}' of '{syntax.name}' is not supported by the local engine"
+        elif _BM25_PROPERTY.fullmatch(name) and not _is_number(value):
+            message = f"rank property '{name}' of '{syntax.name}' is '{value}', not a number"
+        if message:
             raise PackageError(message, file=syntax.file, line=syntax.line)
+
+
+def property_is_allowed(name: str) -> bool:
+    """Whether a rank property is a feature's own, or changes no answer; the others steer Vespa's matching."""
+    return not name.startswith("vespa.") or _HARMLESS_PROPERTY.match(name) is not None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _input(syntax: ProfileSyntax, entry: tuple[str, str, str, int]) -> Input:

@@ -10,8 +10,8 @@ from typing import Any
 
 from clipsearch.errors import QueryError
 
-_TIME = re.compile(r"\s*(\d*\.?\d+)\s*(s|ms|us|µs|ks)?\s*")
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ks": 1e3, None: 1.0}
+_TIME = re.compile(r"\s*(\d*\.?\d+)\s*(s|ms|µs|ks)?\s*")
+_SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ks": 1e3, None: 1.0}
 
 
 def parse_timeout(value: str) -> float | None:

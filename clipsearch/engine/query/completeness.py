@@ -71,12 +71,12 @@ def _by_elements(features: TermFeatures, field: str, terms: list[TermMatch], out
         elements = elements[np.diff(elements, prepend=-1) > 0]  # ascending: each once
         matched[elements] += 1
         weight[elements] += hits.weight
-    values = _outputs(matched, weight, sum(hits.weight for hits in weighty), places.lengths, share)
-    score = values["completeness"]
+    outputs = _outputs(matched, weight, sum(hits.weight for hits in weighty), places.lengths, share)
+    score = outputs["completeness"]
     found = np.zeros(len(features.rows))
     np.maximum.at(found, places.element_owner, score)
     best = np.flatnonzero((score == found[places.element_owner]) & (score > 0))[::-1]
-    if output in values:
-        found[places.element_owner[best]] = values[output][best]  # the last that is written is the row's first best
+    if output in outputs:
+        found[places.element_owner[best]] = outputs[output][best]  # the last that is written is the row's first best
         return found
     return (found > 0).astype(np.float64)

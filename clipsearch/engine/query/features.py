@@ -123,8 +123,9 @@ class QueryFeatures:
         return scores
 
     def weight(self, term: TermMatch) -> float:
-        """The term's idf, or the significance that the query gives it."""
-        given = term.node.options.significance
+        """The term's idf, by the frequency or the significance that the query gives it, if it does."""
+        options = term.node.options
+        given = options.significance if options.frequency is None else idf(*options.frequency)
         return idf(term.count, self.matcher.snapshot.documents) if given is None else given
 
     def _property(self, field: str, name: str, default: float) -> float:

@@ -35,9 +35,8 @@ def predicate(arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.Node
 
 
 def _features(node: Ast, parameters: Mapping[str, str], of: str = "") -> Iterator[tuple[str, str, str]]:
-    if node.data != "map":
-        if str(constant(node, parameters)) not in ("0", "void"):
-            raise QueryError("predicate: expected a map, 0 or void")
+    if node.data != "map":  # Vespa reads anything else as no features
+        constant(node, parameters)
         return
     for pair in (child for child in node.children if child is not None):
         token: Any = pair.children[0]
@@ -55,6 +54,8 @@ def _subqueries(key: str) -> str:
     """``0x3`` or ``[0, 1]`` as Vespa prints it."""
     if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", key):
         bits = int(key, 16)
+    elif re.fullmatch(r"0x[0-9a-fA-F]+", key):
+        raise QueryError(f"Too long subquery string: {key}")
     elif re.fullmatch(r"\[\s*\d+(\s*,\s*\d+)*\s*\]", key):
         bits = sum(1 << number for number in {int(text) for text in re.findall(r"\d+", key)} if number < 64)
     else:
@@ -69,7 +70,8 @@ def geo_location(arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.N
     name, *rest = (constant(argument, parameters) for argument in arguments)
     sides = [_degrees(str(text), sides) for text, sides in zip(rest, ("NS", "EW"), strict=False)]
     if sides[0][0] == sides[1][0]:
-        raise QueryError(f"Invalid geoLocation coordinates '{rest[0]}' and '{rest[1]}'")
+        shown = [f"{'Latitude' if is_north else 'Longitude'}: {degrees} degrees" for is_north, degrees in sides]
+        raise QueryError(f"Invalid geoLocation coordinates '{shown[0]}' and '{shown[1]}'")
     latitude, longitude = (degrees for _, degrees in sorted(sides, reverse=True))
     found = re.fullmatch(r"\s*(-?[\d.]+(?:[eE][-+]?\d+)?)\s*([a-z]+)\s*", str(rest[2]))
     if found is None or found[2] not in _DEGREES:
@@ -81,6 +83,20 @@ def geo_location(arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.N
     aspect = int(math.cos(math.radians(latitude)) * (2**32 - 1))
     place = f"{round(longitude * 1e6)},{round(latitude * 1e6)}"
     return q.Foreign("geoLocation", f"GEO_LOCATION {name}:(2,{place},{radius},0,1,0,{aspect})")
+
+
+def geo_bounding_box(arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.Node:
+    """``geoBoundingBox(field, south, west, north, east)``."""
+    if len(arguments) != 5:
+        raise QueryError(f"Expected 5 arguments, got {len(arguments)}.")
+    name, *rest = (constant(argument, parameters) for argument in arguments)
+    south, west, north, east = (
+        _degrees(str(text), sides)[1] for text, sides in zip(rest, ("NS", "EW", "NS", "EW"), strict=True)
+    )
+    if not (-90 <= min(south, north) <= max(south, north) <= 90 and -180 <= min(west, east) <= max(west, east) <= 180):
+        raise QueryError("geoBoundingBox: expected latitudes in -90 to 90 and longitudes in -180 to 180")
+    box = ",".join(str(round(degrees * 1e6)) for degrees in (west, south, east, north))
+    return q.Foreign("geoBoundingBox", f"GEO_LOCATION {name}:[2,{box}]")
 
 
 def _degrees(text: str, sides: str) -> tuple[bool, float]:

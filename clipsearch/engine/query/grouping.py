@@ -134,6 +134,8 @@ def _lark() -> Lark:
 
 def _operation(tree: Tree[Any], names: dict[str, Expression]) -> Operation:
     kind, *parts, label, where = tree.children
+    if str(kind) == "all" and label is not None:
+        raise QueryError("grouping: only each() takes a label: as() behind all() is a syntax error")
     made = Operation(str(kind) == "each", where="" if where is None else str(where), label=_label(label))
     names = dict(names)
     for part in parts:
@@ -146,12 +148,13 @@ def _operation(tree: Tree[Any], names: dict[str, Expression]) -> Operation:
 
 def _clause(made: Operation, part: Tree[Any], names: dict[str, Expression]) -> None:
     kind, content = str(part.data), part.children[0]
+    contents: list[Any] = part.children
     if kind == "group":
         made.group = _expression(content, names)
     elif kind == "maximum":
         made.maximum = -1 if str(content) == "inf" else _whole(str(content))
     elif kind == "order":
-        made.order += [_ordering(argument, names) for argument in content.children]
+        made.order += [_ordering(each.children[1], names) for each in contents]
     elif kind == "output":
         made.outputs += [_expression(argument, names) for argument in content.children]
     elif kind == "alias":
@@ -254,6 +257,8 @@ def _value(tree: Tree[Any], names: dict[str, Expression]) -> Expression:
         return arguments[0]
     if path in _REFUSED:
         raise QueryError(f"grouping expression '{path}' is not supported by the local engine")
+    if path == "predefined":
+        _check_buckets(arguments[1:])
     if path == "summary":
         arguments = tuple(Expression("constant", value=argument.name or argument.value) for argument in arguments)
     return Expression("call", path, arguments)
@@ -263,6 +268,31 @@ def _bucket(tree: Tree[Any]) -> Expression:
     opening, low, high, closing = tree.children
     bounds = (_bound(low), _bound(low if high is None else high))
     return Expression("bucket", "bucket", bounds, (str(opening) != "<", str(closing) == "]" or high is None))
+
+
+def _check_buckets(buckets: tuple[Expression, ...]) -> None:
+    """Raises ``QueryError`` for bounds of several types, and for buckets that do not ascend."""
+    names = {int: "LongValue", float: "DoubleValue", str: "StringValue"}
+    kind, before = "", None
+    for bucket in buckets:
+        if bucket.kind != "bucket":
+            raise QueryError(f"grouping: predefined takes buckets, but got '{bucket}'")
+        low, high = (bound.value for bound in bucket.arguments)
+        for value in (low, high):
+            if value in (math.inf, -math.inf):
+                continue
+            kind = kind or names[type(value)]
+            if names[type(value)] != kind:
+                raise QueryError(f"Bucket type mismatch, expected '{kind}' got '{names[type(value)]}'.")
+        if low == math.inf or high == -math.inf or (low == -math.inf and high == math.inf):
+            raise QueryError(f"Bucket type mismatch, '{bucket}': infinity stands for one bound, of its own sign")
+        if low != -math.inf and high != math.inf and high < low:
+            raise QueryError("Bucket to-value can not be less than from-value.")
+        if before is not None:
+            last = before.arguments[1].value
+            if last == math.inf or low == -math.inf or low < last:
+                raise QueryError(f"Buckets must be monotonically increasing, got {before} before {bucket}.")
+        before = bucket
 
 
 def _bound(tree: Tree[Any]) -> Expression:

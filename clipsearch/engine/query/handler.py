@@ -23,6 +23,7 @@ from clipsearch.engine.query.page import (
     read_rerank_counts,
 )
 from clipsearch.engine.query.parameters import Values, integer, read_parameters, text, truth
+from clipsearch.engine.query.query_types import requested_type
 from clipsearch.engine.query.simple import Names, names_of, parse_filter, parse_user_input
 from clipsearch.engine.query.tree import Options
 from clipsearch.engine.query.where import Context
@@ -172,7 +173,7 @@ class _Search:
         context = Context(
             parameters=_Parameters(values),
             query_string=text(values.get("model.queryString", "")),
-            query_type=text(values.get("model.type", "weakAnd")),
+            query_type=requested_type(values),
             default_index=text(values.get("model.defaultIndex", "default")),
             names=self.names,
             filter=text(values.get("model.filter", "")),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipsearch.engine.package.model import Schema
+from clipsearch.engine.package.profiles import property_is_allowed
 from clipsearch.engine.query.grouping_results import Limits, read_limits
 from clipsearch.engine.query.parameters import Values, integer, text
 from clipsearch.engine.query.yql import Sort, Statement
@@ -63,14 +64,18 @@ def read_order(values: Values, statement: Statement) -> tuple[Sort, ...]:
 
 
 def read_properties(values: Values) -> dict[str, str]:
-    """Rank properties that the request sets."""
-    return {
+    """Rank properties that the request sets. Raises ``QueryError`` for one that steers Vespa's matching."""
+    found = {
         name.removeprefix(prefix): text(value)
         for name, value in values.items()
         if name.startswith(_PROPERTY_PREFIXES)
         for prefix in _PROPERTY_PREFIXES
         if name.startswith(prefix)
     }
+    for name in found:
+        if not property_is_allowed(name):
+            raise QueryError(f"the rank property '{name}' is not supported by the local engine", code=3)
+    return found
 
 
 def read_rerank_counts(values: Values) -> dict[str, int]:

@@ -26,12 +26,21 @@ ALIASES = {
     "sortspec": "ranking.sorting", "summary": "presentation.summary", "format": "presentation.format",
     "timing": "presentation.timing", "format.tensors": "presentation.format.tensors",
     "filter": "model.filter", "trace.level": "tracelevel", "traceLevel": "tracelevel",
+    "rankfeatures": "ranking.listFeatures", "datetime": "ranking.freshness", "location": "ranking.location",
 }  # fmt: skip
 REFUSED = (
-    "recall", "select.where", "select.grouping", "model.searchPath", "collapsefield",
+    "recall", "select.where", "select.grouping", "model.searchPath", "model.type.isYqlDefault", "model.type.profile",
+    "collapsefield",
     "ranking.matching.termwiseLimit", "ranking.matchPhase.attribute", "ranking.matchPhase.maxHits",
-    "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "streaming.selection", "ranking.location",
+    "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "pos.bb", "streaming.selection", "ranking.location",
+    "ranking.keepRankCount", "ranking.totalKeepRankCount", "ranking.rankScoreDropLimit", "ranking.totalRerankCount",
+    "ranking.secondPhase.rankScoreDropLimit", "ranking.listFeatures", "ranking.freshness",
+    "ranking.significance.useModel", "ranking.matching.filterThreshold", "ranking.matching.weakand.stopwordLimit",
+    "ranking.matching.weakand.adjustTarget", "ranking.matching.weakand.allowDropAll",
+    "timezone", "continue", "grouping.globalMaxGroups",
 )  # fmt: skip
+_NOT_ASKED = (None, "", "false", False, "utc", "UTC")
+SEARCH_CHAINS = ("default", "vespa", "native", "")
 FORMATS = ("", "json", "default", "application/json")
 _INPUT = re.compile(r"(?:input\.|ranking\.features\.|rankfeature\.)(query\(([^()]+)\))")
 Values = dict[str, Any]
@@ -52,8 +61,10 @@ def read_parameters(request: Request, package: ApplicationPackage) -> Values:
     values = {_full_name(name): value for name, value in (base or {}).items()}
     values |= {_full_name(name): value for name, value in given.items()}
     for name in REFUSED:
-        if values.get(name) not in (None, ""):
+        if values.get(name) not in _NOT_ASKED:
             raise QueryError(f"the query parameter '{name}' is not supported by the local engine", code=3)
+    if values.get("searchChain", "default") not in SEARCH_CHAINS:
+        raise QueryError(f"No search chain named '{values['searchChain']}' was found", code=4)
     if str(values.get("presentation.format", "")).lower() not in FORMATS:
         asked = values["presentation.format"]
         raise QueryError(f"No renderer '{asked}': not supported by the local engine, which renders JSON only", code=3)
@@ -124,5 +135,5 @@ def truth(values: Values, name: str) -> bool:
 
 def check_timeout(value: str) -> None:
     """Accepts ``2``, ``2.5s``, ``500ms``. Raises ``QueryError``."""
-    if value and not re.fullmatch(r"\s*\d*\.?\d+\s*(s|ms|us|µs|ks)?\s*", value):
+    if value and not re.fullmatch(r"\s*\d*\.?\d+\s*(s|ms|µs|ks)?\s*", value):
         raise QueryError(f"Could not set 'timeout' to '{value}': not a time in seconds such as 2.5s or 500ms", code=3)

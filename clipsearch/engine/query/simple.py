@@ -16,6 +16,7 @@ from typing import Any
 from clipsearch.engine.index import linguistics
 from clipsearch.engine.package.model import Schema
 from clipsearch.engine.query import tree as q
+from clipsearch.engine.query.query_types import REFUSED_TYPES, TYPES, QueryType, query_type
 from clipsearch.engine.query.simplify import (
     add_filter,
     add_positive,
@@ -31,12 +32,7 @@ from clipsearch.errors import QueryError
 
 __all__ = ["Names", "names_of", "parse_filter", "parse_user_input"]
 
-_REFUSED_TYPES = {"yql": "yql", "prog": "programmatic", "programmatic": "programmatic", "select": "select"}
-_TYPES = (
-    "any", "all", "weakand", "web", "phrase", "tokenize", "linguistics", "raw", "segment", "near", "onear", "adv",
-    "advanced",
-)  # fmt: skip
-_WORDS_ONLY = ("phrase", "tokenize", "linguistics", "near", "onear")
+_REFUSED_TYPES, _TYPES = REFUSED_TYPES, TYPES
 _MAX_NESTING = 80
 _MAX_QUOTES = 1000  # quotes without words between them are read again and again
 _PLAIN = re.compile(r"[A-Za-z]+(?: [A-Za-z]+)*")  # what is most often typed: no parser would find more than its words
@@ -65,33 +61,30 @@ def parse_user_input(
 ) -> q.Node | None:
     """``text`` as a tree over default ``index``; None when nothing in it can be searched for.
 
-    ``extra``: ``distance`` of near, ``targetHits`` of weakAnd. Raises ``QueryError`` for what is not supported.
+    ``grammar``: as ``query_type`` reads it. ``extra``: ``distance`` of near, ``targetHits`` and ``totalTargetHits`` of
+    weakAnd. Raises ``QueryError`` for what is not supported.
     """
-    name, _, mode = grammar.lower().partition(":")
-    extra = extra or {}
-    if name in _REFUSED_TYPES:
-        raise QueryError(f"the query grammar '{_REFUSED_TYPES[name]}' is not supported by the local engine")
-    if name not in _TYPES:
-        raise QueryError(f"No query type '{grammar}': expected one of {', '.join(_TYPES)}")
+    kind, extra = query_type(grammar), extra or {}
     if not text:
         return None
-    if name == "raw":
+    if kind.syntax == "raw":
         return q.Word(index, text, options=options)
-    if name == "segment":
+    if kind.syntax == "segment":
         return _segment(index, text, options)
-    target = int(extra.get("targetHits") or 0)
+    weak = int(extra.get("targetHits") or 0), int(extra.get("totalTargetHits") or 0)
     names = names or Names()
-    if name in _WORDS_ONLY or mode == "none":
-        words = _words(text, index, names)
-        return _combine(name, index, words, options, extra.get("distance"), target)
-    if name == "weakand" and _PLAIN.fullmatch(text) and not names.special and index not in names.exact:
-        return simplified(q.WeakAnd([q.Word(index, word, options=options) for word in text.split(" ")], target))
+    if kind.syntax == "none" or kind.composite == "phrase":
+        return _combine(kind, index, _words(text, index, names, kind), options, extra.get("distance"), weak)
+    simple = kind.syntax == "simple" and kind.composite == "weakAnd"
+    if simple and _PLAIN.fullmatch(text) and not names.special and index not in names.exact:
+        return simplified(q.WeakAnd([q.Word(index, word, options=options) for word in text.split(" ")], *weak))
     _check_size(text)
-    parsers: dict[str, Callable[..., TermParser]] = {"any": AnyParser, "web": WebParser, "all": AllParser}
-    parsers["weakand"] = AllParser
-    parser = parsers.get(name, AdvancedParser)(tokenize(text, index, names), index, options, names)
-    if name == "weakand" and isinstance(parser, AllParser):
-        parser.weak_target = target
+    parsers: dict[str, type[AnyParser | AllParser | AdvancedParser]] = {"web": WebParser, "advanced": AdvancedParser}
+    parser = parsers.get(kind.syntax, AnyParser if kind.composite == "or" else AllParser)(
+        tokenize(text, index, names), index, options, names
+    )
+    if kind.composite == "weakAnd" and isinstance(parser, AllParser):
+        parser.weak_target = weak
     return parser.parse()
 
 
@@ -131,8 +124,13 @@ def _nesting(text: str) -> int:
     return deepest
 
 
-def _words(text: str, index: str, names: Names) -> list[str]:
-    """The words of ``text`` in Unicode's compatible form, case and accents kept; a special token is one word."""
+def _words(text: str, index: str, names: Names, kind: QueryType) -> list[str]:
+    """The words of ``text`` in Unicode's compatible form; a special token is one word.
+
+    Case and accents are kept unless linguistics cuts the text: it is given the whole and returns what it indexes.
+    """
+    if kind.tokenization == "linguistics":
+        return linguistics.tokenize(text)
     found: list[str] = []
     for token in tokenize(text, index, names):
         if token.kind in (WORD, NUMBER):
@@ -148,19 +146,21 @@ def _segment(index: str, text: str, options: q.Options) -> q.Node:
     return q.Word(index, text, options=options)
 
 
-def _combine(name: str, index: str, words: list[str], options: q.Options, distance: Any, target: int) -> q.Node | None:
+def _combine(
+    kind: QueryType, index: str, words: list[str], options: q.Options, distance: Any, weak: tuple[int, int]
+) -> q.Node | None:
     if not words:
         return None
     items: list[q.Node] = [q.Word(index, word, options=options) for word in words]
-    if name in ("near", "onear"):
-        return q.Near(items, int(distance or 2), name == "onear")
-    if len(items) == 1 and name not in ("tokenize", "linguistics", "weakand"):
+    if kind.composite in ("near", "oNear"):
+        return q.Near(items, int(distance or 2), kind.composite == "oNear")
+    if kind.composite == "weakAnd":
+        return q.WeakAnd(items, *weak)
+    if len(items) == 1:
         return items[0]
-    if name == "phrase":
+    if kind.composite == "phrase":
         return q.Phrase(index, words, options=options)
-    if name in ("all", "web"):
-        return q.And(items)
-    return q.Or(items) if name == "any" else q.WeakAnd(items, target)
+    return q.Or(items) if kind.composite == "or" else q.And(items)
 
 
 class _ItemParser(TermParser):
@@ -266,15 +266,15 @@ class AnyParser(_ItemParser):
 
 
 class AllParser(_ItemParser):
-    """All items match, or with ``weak_target`` (0: the default) the best of them by weight."""
+    """All items match, or with ``weak_target`` (per node and in all, 0: the default) the best of them by weight."""
 
-    weak_target: int | None = None
+    weak_target: tuple[int, int] | None = None
 
     def combine(self, top: q.Node | None, item: q.Node) -> q.Node:
         return combine_all(top, item)
 
     def _all(self, items: list[q.Node]) -> q.Node:
-        return q.And(items) if self.weak_target is None else q.WeakAnd(items, self.weak_target)
+        return q.And(items) if self.weak_target is None else q.WeakAnd(items, *self.weak_target)
 
     def negative(self) -> q.Node | None:
         """``-item``; ``-12`` is a number unless it names its field or stands in parentheses, ``--12`` is negated."""
@@ -331,7 +331,9 @@ class WebParser(AllParser):
                     self.tokens.next()
             if not self.tokens.more():
                 break
-        alternatives: list[q.Node] = [q.And(group) for group in groups if group]
+        if self.weak_target is not None and len(groups) > 1:
+            raise QueryError("OR under weakAnd in the syntax 'web' is not supported by the local engine")
+        alternatives: list[q.Node] = [self._all(group) for group in groups if group]
         return _signed(q.Or(alternatives) if alternatives else None, negatives)
 
 

@@ -104,9 +104,8 @@ class WeakAnd(Composite):
     total_target_hits: int = 0
 
     def _head(self) -> str:
-        if self.total_target_hits:
-            return f"WEAKAND {{totalTargetHits={self.total_target_hits}}}"
-        return f"WEAKAND({self.target_hits})" if self.target_hits else "WEAKAND"
+        head = f"WEAKAND({self.target_hits})" if self.target_hits else "WEAKAND"
+        return head + (f" {{totalTargetHits={self.total_target_hits}}}" if self.total_target_hits else "")
 
 
 @dataclass(eq=False, slots=True)
@@ -153,7 +152,10 @@ class Labeled(Node):
 
 @dataclass(slots=True)
 class Options:
-    """Annotations of a term. ``ranked`` False (or ``filter``): no rank features. ``weight`` in percent."""
+    """Annotations of a term. ``ranked`` False (or ``filter``): no rank features. ``weight`` in percent.
+
+    ``frequency``: of the term among how many documents, in place of the index's own and of ``significance``.
+    """
 
     ranked: bool = True
     filter: bool = False
@@ -162,6 +164,7 @@ class Options:
     stem: bool = True
     label: str = ""
     language: str = "en"
+    frequency: tuple[int, int] | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -184,14 +187,18 @@ class Term(Node):
 
 @dataclass(eq=False, slots=True)
 class Word(Term):
-    """One word as written; ``prefix`` and ``suffix`` are wildcards after and before it (both: substring)."""
+    """One word as written; ``prefix`` and ``suffix`` are wildcards after and before it (both: substring).
+
+    ``shown``: what the tokeniser keeps of it, where that differs.
+    """
 
     text: str
     prefix: bool = False
     suffix: bool = False
+    shown: str = dataclasses.field(default="", kw_only=True)
 
     def _text(self) -> str:
-        return ("*" if self.suffix else "") + self.text + ("*" if self.prefix else "")
+        return ("*" if self.suffix else "") + (self.shown or self.text) + ("*" if self.prefix else "")
 
 
 @dataclass(eq=False, slots=True)

@@ -15,31 +15,18 @@ from lark import Tree
 
 from clipsearch.engine.index import linguistics
 from clipsearch.engine.query import tree as q
-from clipsearch.engine.query.foreign import geo_location, predicate, word_alternatives
-from clipsearch.engine.query.literals import Numeral, constant, unquote
+from clipsearch.engine.query.annotations import REFUSED as _REFUSED_ANNOTATIONS
+from clipsearch.engine.query.annotations import TUNING as _TUNING
+from clipsearch.engine.query.annotations import check_kinds, document_frequency, origin_text
+from clipsearch.engine.query.foreign import geo_bounding_box, geo_location, predicate, word_alternatives
+from clipsearch.engine.query.literals import Numeral, constant, is_integer, one_of, parameter_list, parameter_weights
 from clipsearch.engine.query.simple import Names, parse_filter, parse_user_input
 from clipsearch.errors import QueryError
 
 Ast = Tree[Any]
-_TUNING = (
-    "hnsw.approximateThreshold", "hnsw.explorationSlack", "hnsw.filterFirstExploration",
-    "hnsw.filterFirstThreshold", "hnsw.postFilterThreshold", "hnsw.targetHitsMaxAdjustmentFactor",
-)  # fmt: skip
-_REFUSED_ANNOTATIONS = ("connectivity", "thresholdBoostFactor", "minTargetHits", "elementFilter")
-_ANNOTATIONS = {
-    "number": {
-        "targetHits", "totalTargetHits", "targetNumHits", "distance", "exclusionDistance", "weight", "hitLimit", "id",
-        "maxEditDistance", "prefixLength", "significance", "scoreThreshold", "distanceThreshold",
-        "hnsw.exploreAdditionalHits", *_TUNING,
-    },
-    "boolean": {
-        "filter", "ranked", "stem", "prefix", "suffix", "substring", "approximate", "nfkc", "normalizeCase",
-        "accentDrop", "andSegmenting", "implicitTransforms", "usePositionData", "allowEmpty", "ascending", "descending",
-    },
-    "string": {"label", "grammar", "bounds", "language", "defaultIndex"},
-}  # fmt: skip
-_REFUSED_CALLS = ("geoBoundingBox", "uri")
-_COMPOSITES = ("and", "or", "weakAnd", "near", "onear", "phrase")
+_REFUSED_CALLS = ("uri",)
+_GRAMMAR = ("composite", "tokenization", "syntax")
+_FIELD = "\0"  # stands for a field's name in what is shown of a phrase
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "="}
 
 
@@ -59,7 +46,10 @@ def build_where(where: Ast, context: Context) -> q.Node:
     """The query tree of ``where``. Raises ``QueryError`` naming what is wrong or not supported."""
     if context.filter and not any(call.children[0] == "userQuery" for call in where.find_data("call")):
         raise QueryError("model.filter without userQuery() is not supported by the local engine")
-    return _Builder(context).expression(where)
+    builder = _Builder(context)
+    found = builder.expression(where)
+    builder.check_connections()
+    return found
 
 
 def _arguments(call: Ast) -> list[Ast]:
@@ -74,6 +64,8 @@ class _Builder:
         self.parameters = context.parameters
         self._stack: list[dict[str, Any]] = []
         self._in_element = False
+        self._ids: set[int] = set()
+        self._connected: list[tuple[str, int]] = []
         self._calls: dict[str, Callable[[Ast], q.Node]] = {
             "nearestNeighbor": self._nearest_neighbor,
             "userInput": self._user_input,
@@ -85,6 +77,7 @@ class _Builder:
             "nonEmpty": self._non_empty,
             "predicate": lambda call: predicate(_arguments(call), self.parameters),
             "geoLocation": lambda call: geo_location(_arguments(call), self.parameters),
+            "geoBoundingBox": lambda call: geo_bounding_box(_arguments(call), self.parameters),
             "weightedSet": lambda call: self._weighted(call, "WEIGHTEDSET"),
             "dotProduct": lambda call: self._weighted(call, "DOTPRODUCT"),
             "wand": lambda call: self._weighted(call, "WAND"),
@@ -103,7 +96,7 @@ class _Builder:
             annotations = annotations[0]
         if not isinstance(annotations, dict):
             raise QueryError("an annotation must be a map such as {targetHits: 100}")
-        _check_kinds(node.children[0].children[0])
+        check_kinds(node.children[0].children[0])
         for name in _REFUSED_ANNOTATIONS:
             if name in annotations:
                 raise QueryError(f"the annotation '{name}' is not supported by the local engine")
@@ -112,9 +105,28 @@ class _Builder:
             built = build(node.children[1])
         finally:
             self._stack.pop()
+        self._connect(annotations, built)
         if isinstance(built, q.Node) and isinstance(annotations.get("annotations"), dict):
             built.annotations |= annotations["annotations"]
         return built
+
+    def _connect(self, annotations: dict[str, Any], built: Any) -> None:
+        """Keeps what is said of a term's neighbour: no supported feature reads it, but the neighbour must exist."""
+        if "id" in annotations:
+            self._ids.add(int(annotations["id"]))
+        connection = annotations.get("connectivity")
+        if connection is not None:
+            if "id" not in connection or "weight" not in connection:
+                raise QueryError("Map annotation 'connectivity' must contain entries with the keys 'id' and 'weight'.")
+            float(connection["weight"])
+            self._connected.append((str(built), int(connection["id"])))
+
+    def check_connections(self) -> None:
+        """Raises ``QueryError`` for a term that is connected to one that is not there."""
+        for shown, number in self._connected:
+            if number not in self._ids:
+                said = f"Item '{shown}' was specified to connect to item with ID {number}"
+                raise QueryError(f"{said}, which does not exist in the query.")
 
     def expression(self, node: Ast) -> q.Node:
         """Any expression that matches documents."""
@@ -132,6 +144,9 @@ class _Builder:
             return self._binary(node)
         if kind == "member":
             return self._member(node)
+        if kind == "no_member":
+            expected = "AND, OR, EQ, LT, GT, LTEQ, GTEQ, CONTAINS, MATCHES, CALL, LITERAL, NOT or IN"
+            raise QueryError(f"Expected {expected}, got NOT_IN.")
         if kind == "boolean":
             return q.Constant(bool(constant(node, self.parameters)))
         if kind == "call":
@@ -188,6 +203,10 @@ class _Builder:
             return compared
         value = constant(node, self.parameters)
         options = self._options()
+        if operator == "=" and value in ("true", "false"):
+            value = value == "true"
+        if operator == "=" and name.endswith("]") and type(value) is str:
+            return q.Word(name, value, options=options)
         if isinstance(value, bool):
             if operator != "=":
                 raise QueryError(f"'{name}': a boolean can only be compared by =")
@@ -203,7 +222,7 @@ class _Builder:
     def _hit_limit(self) -> int:
         limit = int(self.annotation("hitLimit", 0))
         if limit and None not in (self.annotation("ascending"), self.annotation("descending")):
-            raise QueryError("hitLimit: both ascending and descending ordering set, only one is allowed")
+            raise QueryError("Settings for both ascending and descending ordering set, only one of these expected.")
         if limit and (self.annotation("descending") is True or self.annotation("ascending") is False):
             return -abs(limit)
         return limit
@@ -213,7 +232,11 @@ class _Builder:
         if len(arguments) != 3:
             raise QueryError(f"range: Expected 3 arguments, got {len(arguments)}.")
         name = self._field(arguments[0])
-        low, high = (_number_text(name, constant(a, self.parameters)) for a in arguments[1:])
+        low, high = (constant(a, self.parameters) for a in arguments[1:])
+        for bound in (low, high):
+            if not isinstance(bound, Numeral) and bound not in ("Infinity", "-Infinity"):
+                raise QueryError(f"Expected a numerical argument (or 'Infinity') to range but got '{bound}'")
+        low, high = _number_text(name, low), _number_text(name, high)
         bounds = self.annotation("bounds", "closed")
         if bounds not in ("closed", "open", "leftOpen", "rightOpen"):
             raise QueryError(f"range: the bounds '{bounds}' are none of open, leftOpen and rightOpen")
@@ -228,9 +251,11 @@ class _Builder:
                 continue
             value = constant(child, self.parameters)
             if child.data == "parameter":
-                values += [_member_value(part.strip()) for part in value.split(",") if part.strip()]
+                values += parameter_list(value)
             else:
-                values.append(int(value) if isinstance(value, Numeral) and _is_integer(value) else value)
+                if not isinstance(value, str) or (isinstance(value, Numeral) and not is_integer(value)):
+                    raise QueryError(f"in: '{value}' has another type than expected: an integer or a string")
+                values.append(int(value) if isinstance(value, Numeral) else value)
         return q.In(name, values, options=self._options())
 
     def _contains(self, name: str, node: Ast) -> q.Node:
@@ -241,15 +266,13 @@ class _Builder:
             return self._word(name, node)
         function, arguments = str(node.children[0]), _arguments(node)
         if function == "phrase":
-            parts = [self._phrase_words(argument) for argument in arguments]
-            shown = " ".join(text for _, text in parts)
-            return q.Phrase(name, [word for words, _ in parts for word in words], shown=shown, options=self._options())
+            return self._phrase(name, arguments)
         if function in ("near", "onear"):
             return self._near(name, arguments, function == "onear")
         if function == "equiv":
             if len(arguments) < 2:
                 raise QueryError(f"Expected 2 or more arguments, got {len(arguments)}.")
-            return q.Equiv([self._contains(name, argument) for argument in arguments])
+            return q.Equiv([self._contains(name, one_of(argument, "equiv", "phrase")) for argument in arguments])
         if function == "sameElement":
             outer, self._in_element = self._in_element, True
             try:
@@ -259,7 +282,7 @@ class _Builder:
         if function == "fuzzy":
             return self._fuzzy(name, arguments)
         if function == "text":
-            return self._text(name, arguments)
+            return self._text(node, name, "linguistics")
         if function == "alternatives":
             return word_alternatives(name, arguments, self.parameters)
         raise QueryError(f"'contains {function}(...)' is not supported by the local engine")
@@ -276,15 +299,20 @@ class _Builder:
             options=self._options(),
         )
 
-    def _text(self, name: str, arguments: list[Ast]) -> q.Node:
-        """``field contains text(...)``: the best of a text's words, unless ``grammar.composite`` says else."""
-        text = " ".join(self._string(argument) for argument in arguments)
-        composite = str(self.annotation("grammar.composite", "weakAnd"))
-        if composite not in _COMPOSITES:
-            raise QueryError(f"grammar.composite '{composite}' is not supported by the local engine")
-        grammar = {"and": "all", "or": "any"}.get(composite, composite)
-        options = {"distance": self.annotation("distance"), "targetHits": self.annotation("targetHits")}
-        found = parse_user_input(text, f"{grammar}:none", name, self._options(), options, self.context.names)
+    def _text(self, call: Ast, index: str, grammar: str) -> q.Node:
+        """The tree of a user's text (``userInput`` and ``contains text``), ``grammar`` unless annotations say else."""
+        arguments = _arguments(call)
+        if not arguments:
+            raise QueryError(f"{call.children[0]}: Expected 1 argument, got 0.")
+        text, empty = self._string(arguments[0]), self.annotation("allowEmpty") is True
+        if not text and empty:
+            return q.Constant(False)
+        parts = [self.annotation(f"grammar.{part}", "") for part in _GRAMMAR]
+        grammar = ":".join([self.annotation("grammar", grammar), *parts])
+        extra = {name: self.annotation(name) for name in ("distance", "targetHits", "totalTargetHits")}
+        found = parse_user_input(text, grammar, index, self._options(), extra, self.context.names)
+        if found is None and not empty:
+            raise QueryError(f"Parsing '{text}' only resulted in NullItem.")
         return q.Constant(False) if found is None else found
 
     def _non_empty(self, call: Ast) -> q.Node:
@@ -299,7 +327,7 @@ class _Builder:
     def _string(self, node: Ast) -> str:
         """``node`` as text: a quoted string or a parameter, nothing else."""
         if node.data not in ("string", "parameter"):
-            raise QueryError(f"expected a string such as 'word' or a @parameter, but got '{_shown(node)}'")
+            raise QueryError(f"expected a string such as 'word' or a @parameter, got another type: '{_shown(node)}'")
         return str(constant(node, self.parameters))
 
     def _word(self, name: str, node: Ast) -> q.Node:
@@ -311,20 +339,38 @@ class _Builder:
         substring = self.annotation("substring") is True
         if prefix + suffix + substring > 1:
             raise QueryError("Only one of prefix, substring and suffix can be set.")
-        prefix, suffix = prefix or substring, suffix or substring
-        pieces = [] if self.annotation("grammar") == "raw" else linguistics.split(value)
-        if len(pieces) > 1 and not (prefix or suffix) and self.annotation("implicitTransforms", True):
+        if prefix or suffix or substring or not self.annotation("implicitTransforms", True):
+            return q.Word(name, value, prefix or substring, suffix or substring, options=options)
+        if self.annotation("grammar") == "raw":
+            return q.Word(name, value, options=options)
+        pieces = linguistics.split(value)
+        if len(pieces) > 1:
             return q.Phrase(name, pieces, value, True, options=options)
-        return q.Word(name, value, prefix, suffix, options=options)
+        return q.Word(name, value, options=options, shown="".join(pieces))
 
-    def _phrase_words(self, node: Ast) -> tuple[list[str], str]:
+    def _phrase(self, name: str, arguments: list[Ast]) -> q.Node:
+        origin = self._stack[-1].get("origin") if self._stack else None
+        parts = [self._phrase_words(argument) for argument in arguments]
+        shown = " ".join(text for _, text in parts)
+        words = [word for part, _ in parts for word in part]
+        foreign = next((word for word in words if isinstance(word, q.Foreign)), None)
+        if foreign is not None:
+            return q.Foreign(foreign.operator, f'{name}:"{shown.replace(_FIELD, name)}"')
+        if origin is None:
+            return q.Phrase(name, words, shown=shown, options=self._options())
+        return q.Phrase(name, words, origin_text(origin), True, options=self._options())
+
+    def _phrase_words(self, node: Ast) -> tuple[list[Any], str]:
         """The words of one argument of a phrase, and how Vespa prints them."""
         if node.data == "annotated":
-            found: tuple[list[str], str] = self._annotated(node, self._phrase_words)
+            found: tuple[list[Any], str] = self._annotated(node, self._phrase_words)
             return found
         if node.data == "call":
+            if node.children[0] == "alternatives":
+                alternatives = word_alternatives(_FIELD, _arguments(node), self.parameters)
+                return [alternatives], str(alternatives)
             if node.children[0] != "phrase":
-                raise QueryError(f"phrase({node.children[0]}(...)) is not supported by the local engine")
+                raise QueryError(f"Expected phrase or word alternatives, got {node.children[0]}")
             parts = [self._phrase_words(argument) for argument in _arguments(node)]
             words = [word for part, _ in parts for word in part]
             segmented = self._stack and "origin" in self._stack[-1]
@@ -334,17 +380,20 @@ class _Builder:
         return words, " ".join(words)
 
     def _near(self, name: str, arguments: list[Ast], ordered: bool) -> q.Node:
+        operator = "ONEAR" if ordered else "NEAR"
         signs = [argument.data == "negation" for argument in arguments]
-        if sorted(signs) != signs or all(signs):
-            raise QueryError("near: positive terms must come before negative terms, and there must be one")
-        positives = [self._contains(name, a) for a in arguments if a.data != "negation"]
-        negatives = [self._contains(name, a.children[0]) for a in arguments if a.data == "negation"]
+        if signs and signs[0]:
+            raise QueryError(f"Must have some positive term before negative terms in {operator}")
+        if sorted(signs) != signs:
+            raise QueryError(f"Positive terms must come before negative terms in {operator}")
+        inside = [argument.children[0] if argument.data == "negation" else argument for argument in arguments]
+        terms = [self._contains(name, one_of(a, "near", "equiv", "phrase", "alternatives")) for a in inside]
         distance = int(self.annotation("distance", 2))
         exclusion = int(self.annotation("exclusionDistance", (distance + 1) // 2))
-        return q.Near(positives + negatives, distance, ordered, len(negatives), exclusion)
+        return q.Near(terms, distance, ordered, sum(signs), exclusion)
 
     def _options(self) -> q.Options:
-        significance = self.annotation("significance")
+        significance, frequency = self.annotation("significance"), self.annotation("documentFrequency")
         filtered = self.annotation("filter") is True
         return q.Options(
             ranked=self.annotation("ranked", True) is not False and not filtered,
@@ -354,6 +403,7 @@ class _Builder:
             stem=self.annotation("stem", True) is not False,
             label=str(self.annotation("label", "")),
             language=str(self.annotation("language", "en")).lower(),
+            frequency=None if frequency is None else document_frequency(frequency),
         )
 
     def _nearest_neighbor(self, call: Ast) -> q.Node:
@@ -386,11 +436,15 @@ class _Builder:
 
     def _weighted(self, call: Ast, operator: str) -> q.Node:
         arguments = _arguments(call)
-        tokens = constant(arguments[1], self.parameters) if len(arguments) == 2 else None
+        if len(arguments) != 2:
+            raise QueryError(f"Expected 2 arguments, got {len(arguments)}.")
+        tokens = constant(arguments[1], self.parameters)
+        if arguments[1].data == "parameter":
+            tokens = parameter_weights(tokens)
         if isinstance(tokens, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in tokens):
             tokens = {str(int(token)): weight for token, weight in tokens}  # numbers, as [[11, 1], [37, 2]]
         if not isinstance(tokens, dict):
-            raise QueryError(f"{operator}: expected a field and a map of tokens to weights")
+            raise QueryError(f"{operator}: Expected ARRAY or MAP, got LITERAL.")
         weights = {token: int(weight) for token, weight in tokens.items()}
         return q.WeightedTokens(
             self._field(arguments[0]),
@@ -402,23 +456,8 @@ class _Builder:
         )
 
     def _user_input(self, call: Ast) -> q.Node:
-        arguments = _arguments(call)
-        text = " ".join(self._string(argument) for argument in arguments)
-        if not text and self.annotation("allowEmpty") is True:
-            return q.Constant(False)
-        grammar = self.annotation("grammar") or self.annotation("grammar.composite", "weakAnd")
-        if self.annotation("grammar.syntax") or self.annotation("grammar.tokenization"):
-            if self.annotation("grammar.syntax") != "none":
-                raise QueryError("grammar.syntax other than 'none' is not supported by the local engine")
-            grammar = f"{grammar}:none"
-        index = "" if self._in_element else str(self.annotation("defaultIndex", self.context.default_index))
-        options = {"distance": self.annotation("distance"), "targetHits": self.annotation("targetHits")}
-        found = parse_user_input(text, str(grammar), index, self._options(), options, self.context.names)
-        if found is None and self.annotation("allowEmpty") is True:
-            return q.Constant(False)
-        if found is None:
-            raise QueryError(f"Parsing '{text}' only resulted in NullItem.")
-        return found
+        index = "" if self._in_element else "default"
+        return self._text(call, str(self.annotation("defaultIndex", index)), "weakAnd")
 
     def _user_query(self, call: Ast) -> q.Node:
         options = {"targetHits": self.annotation("targetHits")}
@@ -439,27 +478,6 @@ def _is_empty(node: q.Node) -> bool:
     if isinstance(node, q.Constant):
         return not node.value
     return (isinstance(node, q.Word) and not node.text) or (isinstance(node, q.Phrase) and not node.words)
-
-
-def _check_kinds(annotations: Ast) -> None:
-    """Raises ``QueryError`` for an annotation whose value is of another kind than Vespa reads."""
-    for pair in (child for child in annotations.children if isinstance(child, Tree) and child.data == "pair"):
-        name = str(pair.children[0]).strip("'\"")
-        expected = next((kind for kind, names in _ANNOTATIONS.items() if name in names), None)
-        value: Any = pair.children[1]
-        kind = {"minus_number": "number", "name": "string"}.get(value.data, value.data)
-        if expected and kind not in ("parameter", expected):
-            raise QueryError(f"the annotation '{name}' has another type than expected: a {expected}, not a {kind}")
-
-
-def _is_integer(text: str) -> bool:
-    return text.lstrip("-").isdigit()
-
-
-def _member_value(text: str) -> Any:
-    if text[:1] in "'\"":
-        return unquote(text)
-    return int(text) if _is_integer(text) else text
 
 
 def _number_text(name: str, value: Any) -> str:

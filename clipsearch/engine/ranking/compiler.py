@@ -202,7 +202,9 @@ def _membership(compiler: Compiler, node: Membership) -> Compiled:
         if not all(isinstance(item, Text) for item in node.items):
             raise ExpressionError(f"'{node}': a string is only in a list of strings")
         return constant(float(any(isinstance(i, Text) and i.value == left.value for i in node.items)))
-    value = compiler.scalar(left, "the left side of 'in'")
+    value = compiler.compile(left)
+    if value.type.dimensions:
+        return _tensor_membership(value, node)
     items = [compiler.scalar(item, "each item of 'in'") for item in node.items]
 
     def run(env: Environment) -> Value:
@@ -213,6 +215,18 @@ def _membership(compiler: Compiler, node: Membership) -> Compiled:
         return np.asarray(found, np.float64)
 
     return Compiled(SCALAR, run)
+
+
+def _tensor_membership(value: Compiled, node: Membership) -> Compiled:
+    """Each cell of a tensor in a list of numbers."""
+    wanted: list[float] = []
+    for item in node.items:
+        inner = item.operand if isinstance(item, Unary) and item.operator == "-" else item
+        if not isinstance(inner, Number):
+            message = f"'{node}': a tensor in a list of anything but numbers"
+            raise ExpressionError(f"{message} is not supported by the local engine")
+        wanted.append(inner.value if inner is item else -inner.value)
+    return map_cells(value, lambda cells: np.isin(cells, wanted).astype(np.float64))
 
 
 def _if(compiler: Compiler, node: If) -> Compiled:

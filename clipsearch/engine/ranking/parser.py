@@ -159,13 +159,22 @@ class _Builder(Transformer[Any, Any]):
         return Boolean(False)
 
     def name(self, items: list[Any]) -> Node:
-        return Reference(str(items[0]))
+        text = str(items[0])
+        if text[0] == "$" and len(text) > 1:  # shorthand for an input of the query
+            return Reference("query", (Reference(text[1:]),))
+        return Reference(text)
 
     def call(self, items: list[Any]) -> Node:
         return build_call(str(items[0]), items[1] or ())
 
+    def name_output(self, items: list[Any]) -> Node:
+        return Reference(str(items[0]), None, items[1])
+
     def call_output(self, items: list[Any]) -> Node:
-        return Reference(str(items[0]), items[1] or (), str(items[2]))
+        return Reference(str(items[0]), items[1] or (), items[2])
+
+    def outputs(self, items: list[Any]) -> str:
+        return ".".join(map(str, items))
 
     def arguments(self, items: list[Any]) -> tuple[Node, ...]:
         return tuple(items)
@@ -223,19 +232,34 @@ class _Builder(Transformer[Any, Any]):
         return Slice(items[0], (("", label),), brackets=True)
 
     def named_entry(self, items: list[Any]) -> Any:
-        return str(items[0]), items[1]
+        return str(items[0]), _slice_label(items[1])
 
     def short_entry(self, items: list[Any]) -> Any:
-        return "", items[0]
+        return "", _slice_label(items[0])
 
     def static_label(self, items: list[Any]) -> str:
-        return str(items[0])
+        return "".join(map(str, items))
 
     def string_label(self, items: list[Any]) -> str:
         return _unquote(items[0])
 
     def dynamic_label(self, items: list[Any]) -> Node:
         return items[0]  # type: ignore[no-any-return]  # lark's children are untyped
+
+
+def _slice_label(node: Node) -> str | Node:
+    """The label that a bare word, number or string is; anything else is computed."""
+    if isinstance(node, Reference) and node.arguments is None and not node.output:
+        return node.name
+    if isinstance(node, Number):
+        return node.text
+    if isinstance(node, Unary) and node.operator == "-" and isinstance(node.operand, Number):
+        return f"-{node.operand.text}"
+    if isinstance(node, Text):
+        return node.value
+    if isinstance(node, Boolean):
+        return str(node)
+    return node.inner if isinstance(node, Paren) else node
 
 
 def _unquote(text: str) -> str:

@@ -72,6 +72,8 @@ class ProfileResolver:
 
     def _special(self, node: Reference) -> Compiled | None:
         name, count = node.name, len(node.arguments or ())
+        if node.output:
+            return None
         if name == "constant" and count == 1:
             return self._constant(str((node.arguments or ())[0]))
         if node.arguments is None and name in self.profile.constants:

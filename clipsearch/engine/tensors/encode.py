@@ -51,10 +51,11 @@ def _short(tensor: Tensor, *, as_hex: bool) -> tuple[str, Any]:
 
 
 def _cells(tensor: Tensor) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
+    whole = tensor.type.cell == "int8"
     for labels, block in tensor.blocks():
         for index, value in np.ndenumerate(block):
-            number = float(value)
+            number = int(value) if whole else float(value)
             cell = number if np.isfinite(number) else None
             found.append({"address": _address(tensor.type, labels, index), "value": cell})
     return found
@@ -67,8 +68,10 @@ def _address(type: TensorType, labels: Labels, index: tuple[int, ...]) -> dict[s
 
 
 def _numbers(cells: NDArray[Any], cell: str) -> Any:
+    if cell == "int8":
+        return cells.tolist()
     wide = cells.astype(np.float64)
-    if cell == "int8" or np.isfinite(wide).all():
+    if np.isfinite(wide).all():
         return wide.tolist()
     objects = wide.astype(object)
     objects[~np.isfinite(wide)] = None
