@@ -241,8 +241,8 @@ PARAMETERS: tuple[Probes, Probes] = (
         "ranking.profile": _first_score("title contains 'sea'", 1, **{"ranking.profile": "words"}),
         "ranking.features.*": finds(f"{{targetHits: 1}}{_NEAR}", 3, **{"ranking.features.query(v)": "[9,0]"}),
         "input.query(...)": finds(f"{{targetHits: 1}}{_NEAR}", 2, **{"input.query(v)": "[3,0]"}),
-        "ranking.properties.*": _first_score(
-            "title contains 'sea'", 1, **{"ranking.properties.bm25(title).k1": "0"}
+        "ranking.properties.vespa.matching.*": answers(
+            _BY_YEAR, 0, 1, 2, 3, **{"ranking.properties.vespa.matching.numthreadspersearch": "1"}
         ),
         "ranking.sorting": answers(_ALL, 3, 2, 1, 0, **{"ranking.sorting": "-year"}),
         "ranking.rerankCount": answers(_BY_YEAR, 0, 1, 2, 3, **{"ranking.rerankCount": 2}),
@@ -271,6 +271,8 @@ PARAMETERS: tuple[Probes, Probes] = (
             "ranking.freshness", "ranking.significance.useModel", "ranking.matching.filterThreshold",
             "ranking.matching.weakand.stopwordLimit", "ranking.matching.weakand.adjustTarget",
             "ranking.matching.weakand.allowDropAll", "timezone", "continue", "grouping.globalMaxGroups")},
+        "ranking.properties of a feature": refuses("true", "'bm25(title).k1'", **{
+            "ranking.properties.bm25(title).k1": "0"}),
         "model.language, not English": refuses("true", "'de'", **{"model.language": "de"}),
         "presentation.format, not json": refuses("true", "'xml'", **{"presentation.format": "xml"}),
         "model.filter without userQuery()": refuses("true", "model.filter", filter="a"),

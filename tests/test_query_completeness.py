@@ -13,13 +13,17 @@ from clipsearch.engine.query import execution
 
 WORDS = ["river", "bridge", "church", "tank", "sea"]
 OUTPUTS = ("completeness", "fieldCompleteness", "queryCompleteness")
-PROFILE = RankProfile(
-    "f",
-    functions={"lexical": Function("lexical", (), "bm25(captions)")},
-    first_phase=Phase("lexical"),
-    match_features=tuple(f"elementCompleteness(captions).{output}" for output in OUTPUTS),
-)
 Terms = Sequence[tuple[str, int]]
+
+
+def profile(share: float) -> RankProfile:
+    return RankProfile(
+        "f",
+        functions={"lexical": Function("lexical", (), "bm25(captions)")},
+        first_phase=Phase("lexical"),
+        match_features=tuple(f"elementCompleteness(captions).{output}" for output in OUTPUTS),
+        properties={"elementCompleteness(captions).fieldCompletenessImportance": str(share)},
+    )
 
 
 def defined(captions: Sequence[str], terms: Terms, share: float) -> tuple[float, ...]:
@@ -44,7 +48,7 @@ def defined(captions: Sequence[str], terms: Terms, share: float) -> tuple[float,
 def test_completeness_is_that_of_the_best_element(share: float, pruning: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "PRUNING", pruning)
     random = np.random.default_rng(7)
-    served = Served(make_schema(profiles=[PROFILE]))
+    served = Served(make_schema(profiles=[profile(share)]))
     documents = {}
     for lid in range(120):
         some = random.integers(1, 4)
@@ -56,10 +60,7 @@ def test_completeness_is_that_of_the_best_element(share: float, pruning: bool, m
         words = [f"captions contains ({{weight:{weight}}}'{text}')" for text, weight in terms[:2]]
         phrase = "','".join(terms[2][0].split())
         where = " or ".join([*words, f"captions contains ({{weight:{terms[2][1]}}}phrase('{phrase}'))"])
-        status, root = served.get(
-            yql=f"select * from image where {where}", ranking="f", hits="200",
-            **{"rankproperty.elementCompleteness(captions).fieldCompletenessImportance": str(share)},
-        )  # fmt: skip
+        status, root = served.get(yql=f"select * from image where {where}", ranking="f", hits="200")
         assert status == 200, root
         hits = {int(hit["id"].rpartition(":")[2]): hit["fields"]["matchfeatures"] for hit in root["children"]}
         assert len(hits) > 60

@@ -25,9 +25,9 @@ CANCELLED = "captions contains ({weight: 100}'under') or captions contains ({wei
 PATCHES = parse_type("tensor<float>(patch{},x[2])")
 
 
-def schema(*features: str) -> Schema:
+def schema(*features: str, properties: dict[str, str] | None = None) -> Schema:
     weights = FieldType("weightedset", FieldType("int"))
-    profile = RankProfile("f", first_phase=Phase("1"), match_features=features)
+    profile = RankProfile("f", first_phase=Phase("1"), match_features=features, properties=properties or {})
     patches = FieldType("tensor", tensor=PATCHES)
     return make_schema(
         profiles=[profile],
@@ -39,8 +39,10 @@ def schema(*features: str) -> Schema:
     )
 
 
-def features(where: str, *names: str, **parameters: str) -> list[dict[str, Any]]:
-    served = Served(schema(*names))
+def features(
+    where: str, *names: str, properties: dict[str, str] | None = None, **parameters: str
+) -> list[dict[str, Any]]:
+    served = Served(schema(*names, properties=properties))
     served.put(
         0,
         {
@@ -130,7 +132,7 @@ def test_ages_and_freshness_follow_the_clock(monkeypatch: pytest.MonkeyPatch) ->
         (most - math.log(86_400 + scale)) / (most - math.log(scale))
     )
     assert second["freshness(day).logscale"] == pytest.approx(1)
-    (first, _) = features("true", *names, **{"rankproperty.freshness(day).maxAge": "172800"})
+    (first, _) = features("true", *names, properties={"freshness(day).maxAge": "172800"})
     assert first["freshness(day)"] == pytest.approx(0.5)
 
 

@@ -22,6 +22,9 @@ FEATURES = ("bm25(captions)", "closeness(field,embedding)", "rawScore(embedding)
 PROFILES = [
     RankProfile("near", INPUTS, first_phase=Phase("closeness(field,embedding)"), match_features=FEATURES),
     RankProfile("both", INPUTS, first_phase=Phase("bm25(captions) + bm25(title)"), match_features=FEATURES),
+    RankProfile(
+        "flat", {}, first_phase=Phase("bm25(captions)"), properties={"bm25(captions).b": "0", "bm25(captions).k1": "0"}
+    ),
     RankProfile("wide", {}, first_phase=Phase("attribute(width)", drop_limit=2.0)),
     RankProfile("keep", {}, first_phase=Phase("attribute(width)"), keep_rank_count=2),
     RankProfile(
@@ -318,14 +321,15 @@ def test_hits_beyond_the_keep_rank_count_lose_their_score_and_stand_in_document_
     assert [hit["relevance"] for hit in root["children"]] == [8.0, 8.0, *["-Infinity"] * 4]
 
 
-def test_rank_properties_of_the_query_change_bm25(served: Served) -> None:
+def test_rank_properties_of_features_are_the_profiles_and_are_refused_in_a_request(served: Served) -> None:
     query = {"yql": "select * from image where userInput('river')", "hits": 400}
     _, plain = served.post(query)
-    _, flat = served.post({**query, "ranking.properties.bm25(captions).b": 0, "rankproperty.bm25(captions).k1": 0})
+    _, flat = served.post({**query, "ranking": "flat"})
     assert len({hit["relevance"] for hit in plain["children"]}) > 5
     assert len({round(hit["relevance"], 9) for hit in flat["children"]}) == 1
-    status, root = served.post({**query, "ranking.properties.bm25(captions).b": "much"})
+    status, root = served.post({**query, "ranking.properties.bm25(captions).b": 0})
     assert (status, root["errors"][0]["code"]) == (400, 3)
+    assert "Write it into the rank-properties" in root["errors"][0]["message"]
     assert served.post({**query, "ranking.properties.vespa.matching.numthreadspersearch": 2})[0] == 200
     status, root = served.post({**query, "rankproperty.vespa.term.1.significance": "0.5"})
     assert (status, root["errors"][0]["code"]) == (400, 3)

@@ -15,6 +15,7 @@ from clipsearch.engine.tensors.encode import FORMS
 from clipsearch.errors import QueryError
 
 _PROPERTY_PREFIXES = ("ranking.properties.", "rankproperty.")
+_FEATURES_OWN = re.compile(r"(?!vespa\.)\w+\(.*\)\.")
 _RERANK_COUNTS = {"second": "ranking.rerankCount", "global": "ranking.globalPhase.rerankCount"}
 _SORTING = re.compile(r"([+-]?)(?:(raw|lowercase)\(([^(),\s]+)\)|([^(),\s]+))")
 _LIMITS = "See https://docs.vespa.ai/en/reference/query-api-reference.html"
@@ -64,7 +65,11 @@ def read_order(values: Values, statement: Statement) -> tuple[Sort, ...]:
 
 
 def read_properties(values: Values) -> dict[str, str]:
-    """Rank properties that the request sets. Raises ``QueryError`` for one that steers Vespa's matching."""
+    """Rank properties that the request sets.
+
+    Raises ``QueryError`` for one that steers Vespa's matching, and for a feature's own: Vespa's features read theirs
+    when the profile is deployed (``Blueprint::setup``), so that what a request says would change nothing there.
+    """
     found = {
         name.removeprefix(prefix): text(value)
         for name, value in values.items()
@@ -75,6 +80,9 @@ def read_properties(values: Values) -> dict[str, str]:
     for name in found:
         if not property_is_allowed(name):
             raise QueryError(f"the rank property '{name}' is not supported by the local engine", code=3)
+        if _FEATURES_OWN.match(name):
+            message = "Vespa reads it from the profile only. Write it into the rank-properties of the rank profile"
+            raise QueryError(f"the rank property '{name}' of a request is not supported: {message}", code=3)
     return found
 
 
