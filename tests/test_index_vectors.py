@@ -239,7 +239,7 @@ def test_filters_are_obeyed_and_narrow_ones_are_left_to_measuring_every_row(code
         got = best(tested, SIZE, allowed, 20, scorer)
         assert allowed[got].all()
         assert len(set(got) & set(exact(tested, SIZE, allowed, 20, scorer))) >= 19
-    assert tested.nearest(SIZE, random.random(SIZE) < 0.05, 20, scorer) is None
+    assert tested.nearest(SIZE, random.random(SIZE) < 0.04, 20, scorer) is None
     assert tested.nearest(SIZE, np.ones(SIZE, np.bool_), 2000, scorer) is None
 
 
@@ -331,6 +331,74 @@ def test_searches_beside_a_writer_see_their_snapshot() -> None:
     for reader in readers:
         reader.join()
     assert not failures
+
+
+def test_codes_are_half_as_long_where_half_the_axes_hold_nearly_everything() -> None:
+    random = np.random.default_rng(14)
+    few = random.normal(size=(4000, 10)) @ random.normal(size=(10, 128)) + 0.3 * random.normal(size=(4000, 128))
+    many = random.normal(size=(4000, 128))
+    lengths = []
+    for cells in (few, many):
+        tested = column("tensor<bfloat16>(x[128])")
+        tested.extend(0, tensors(cells.astype(np.float32), str(tested.type)))
+        tested.settle()
+        assert tested._neighbors is not None
+        assert tested._neighbors._codes is not None
+        lengths.append(tested._neighbors._codes.codebook.bytes_per_vector)
+    assert lengths == [8, 16]
+
+
+def test_a_search_that_was_too_deep_for_codes_is_tried_with_them_again(coded: dict[str, TensorColumn]) -> None:
+    tested, random = coded["prenormalized-angular"], np.random.default_rng(15)
+    scorer = Scorer("prenormalized-angular", cast(clustered(random, 1)[0], "bfloat16"))
+    everything = np.ones(SIZE, np.bool_)
+    index = tested._neighbors
+    assert index is not None
+    assert tested.nearest(SIZE, everything, 10, scorer) is not None
+    index._depths[(4, 0)] = SIZE + 20.0
+    answers = [tested.nearest(SIZE, everything, 10, scorer) is not None for _ in range(3)]
+    assert answers == [False, True, True]
+
+
+def test_a_filter_that_leaves_only_what_is_far_from_the_query_gives_the_nearest_of_that(
+    coded: dict[str, TensorColumn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_neighbors, "DEEPEST", 4)
+    tested, random = coded["prenormalized-angular"], np.random.default_rng(16)
+    assert tested._neighbors is not None
+    tested._neighbors._depths.clear()
+    by_codes = 0
+    for query in cast(clustered(random, 20), "bfloat16"):
+        scorer = Scorer("prenormalized-angular", query)
+        distances = tested.distances(SIZE, None, scorer)
+        for allowed in (distances > np.quantile(distances, 0.8), distances > np.quantile(distances, 0.1)):
+            found = tested.nearest(SIZE, allowed, 10, scorer)
+            if found is not None:
+                by_codes += 1
+                assert set(found[0].tolist()) >= set(exact(tested, SIZE, allowed, 10, scorer))
+    assert by_codes < 20, "what is far from a query, codes are of no use for"
+
+
+@pytest.mark.parametrize("type", [DENSE, MIXED])
+def test_rows_without_a_tensor_are_left_out_whichever_way_they_came(type: str) -> None:
+    parsed = parse_type(type)
+    shape = (1, 64) if parsed.mapped else (64,)
+    value = Tensor(parsed, np.ones(shape, np.float32), (("a",),) if parsed.mapped else ())
+    everything, files = np.ones(4, np.bool_), Files()
+    full, bulk, single = column(type), column(type), column(type)
+    full.extend(0, [value] * 4)
+    assert full.with_tensor(4, everything) is everything
+    bulk.extend(0, [value, None, value, value])
+    for row, each in enumerate([value, None, value, value]):
+        single.append(row, each)
+    bulk.save(files)
+    restored, copied, whole = column(type), column(type), column(type)
+    restored.restore(files, 4)
+    bulk.copy_rows(np.array([0, 1, 2, 3]), copied)
+    bulk.copy_rows(np.array([0, 2, 3]), whole)
+    for tested in (bulk, single, restored, copied):
+        assert tested.with_tensor(4, everything).tolist() == [True, False, True, True]
+    assert whole.with_tensor(3, everything[:3]).all()
 
 
 # ---- blocks with labels
@@ -439,3 +507,26 @@ def test_files_that_do_not_fit_together_are_refused(type: str) -> None:
     files.held["cells"] = files.held["cells"][:-2]
     with pytest.raises(ValueError, match="cells for"):
         column(type).restore(files, 5)
+
+
+def test_equal_estimates_in_another_order_give_no_vector_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search for more vectors gives those whose estimates are equal in an order of its own."""
+    random = np.random.default_rng(17)
+    tested = column()
+    tested.extend(0, tensors(np.repeat(clustered(random, 60), 100, axis=0)))
+    tested.settle()
+    search = vector_neighbors.Codes.search
+
+    def shuffled(self: Any, query: Any, count: int) -> Any:
+        rows, estimates = search(self, query, len(tested.present(6000)))
+        order = np.lexsort((random.random(len(rows)), -0.0 + estimates))[:count]
+        return rows[order], estimates[order]
+
+    monkeypatch.setattr(vector_neighbors.Codes, "search", shuffled)
+    everything, answered = np.ones(6000, np.bool_), 0
+    for query in cast(clustered(random, 30), "bfloat16"):
+        found = tested.nearest(6000, everything, 150, Scorer("prenormalized-angular", query))
+        if found is not None:
+            answered += 1
+            assert len(np.unique(found[0])) == len(found[0])
+    assert answered > 0

@@ -2,9 +2,10 @@
 
 Vectors are centred, turned to the principal axes of a sample, and cut into pieces of one or two axes with 16
 codewords each (product quantisation, scanned by faiss's fast-scan kernels). Wide axes get a piece of their own and
-the narrowest none, which is where a fixed number of bits loses least; a quarter of the dimensions is the number of
-pieces, so 512 dimensions take 64 bytes. Every metric becomes an inner product: euclidean by one further coordinate,
-``-|x|^2 / 2``, angular by scaling to length 1.
+the narrowest none, which is where a fixed number of bits loses least. A quarter of the dimensions is the number of
+pieces, so 512 dimensions take 64 bytes, or 32 where half the pieces hold nearly as much: a search reads all codes, and
+waits for memory. Every metric becomes an inner product: euclidean by one further coordinate, ``-|x|^2 / 2``, angular
+by scaling to length 1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from clipsearch.engine.ranking import distances as metrics
 METRICS = ("prenormalized-angular", "dotproduct", "angular", "euclidean")
 _PER_PIECE = 2
 _LOSS_ALONE, _LOSS_PAIR = 0.0115, 0.108  # share of a normal variable's variance lost by 16 codewords for 1 and 2 axes
+_WORTH, _LITTLE = 1.5, 0.1  # half the pieces do where they lose so many times as much of the variance, and so much
 _BLOCK = 32  # vectors that fast-scan packs together
 
 Floats = NDArray[np.float32]
@@ -51,6 +53,11 @@ class Codebook:
         self.metric, self.mean, self.axes, self.centroids, self.losses = metric, mean, axes, centroids, losses
         self.pieces = len(axes) // _PER_PIECE
         self.bytes_per_vector = self.pieces // 2
+        self._used = np.flatnonzero(axes.any(axis=1))  # a piece with one axis has a zero beside it
+        self._turn = axes[self._used]
+        self._covariance = losses[np.ix_(self._used, self._used)]
+        codewords = centroids.reshape(self.pieces, -1, _PER_PIECE)
+        self._lengths = np.sqrt(np.square(codewords.max(axis=1) - codewords.min(axis=1)).sum(axis=1))
 
     @classmethod
     def train(cls, metric: str, sample: NDArray[Any]) -> Codebook:
@@ -64,7 +71,11 @@ class Codebook:
         vectors -= mean
         variances, directions = np.linalg.eigh(vectors.T @ vectors / np.float32(len(vectors)))
         variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
-        axes = _allot(variances, directions, _pieces(sample.shape[1]))
+        pieces = _pieces(sample.shape[1])
+        axes, loss = _allot(variances, directions, pieces)
+        half, more = _allot(variances, directions, pieces // 2)
+        if more <= min(_WORTH * loss, _LITTLE):
+            axes = half
         index = faiss.IndexPQFastScan(len(axes), len(axes) // _PER_PIECE, 4, faiss.METRIC_INNER_PRODUCT)
         projected = np.ascontiguousarray(vectors @ axes.T)
         index.train(projected)
@@ -87,7 +98,9 @@ class Codebook:
         finite = vectors if np.isfinite(vectors.sum()) else np.nan_to_num(vectors, posinf=0.0, neginf=0.0)
         products = _as_products(self.metric, finite)
         products -= self.mean
-        return np.ascontiguousarray(products @ self.axes.T)
+        projected = np.zeros((len(vectors), len(self.axes)), np.float32)
+        projected[:, self._used] = products @ self._turn.T
+        return projected
 
     def query(self, query: NDArray[Any]) -> Query:
         """``query`` (width,) in the attribute's cell type, for a search."""
@@ -101,22 +114,24 @@ class Codebook:
             offset, vector = 1.0, vector / np.float32(np.sqrt(squared))
         elif self.metric == "prenormalized-angular":
             offset = squared
-        turned = self.axes @ vector
+        turned = np.zeros(len(self.axes), np.float32)
+        turned[self._used] = self._turn @ vector
         beyond = max(0.0, float(vector @ vector) - float(turned @ turned))
         return Query(turned, offset - scale * float(vector @ self.mean), scale, beyond)
 
     def spread(self, query: Query) -> float:
         """Standard deviation of the internal distances that codes estimate for ``query``, around the true ones."""
-        turned = query.vector
-        error = max(0.0, float(turned @ self.losses[:-1] @ turned)) + query.beyond * float(self.losses[-1, 0])
-        return query.scale * float(np.sqrt(error + self._rounding(turned)))
+        turned = query.vector[self._used]
+        error = max(0.0, float(turned @ (self._covariance @ turned))) + query.beyond * float(self.losses[-1, 0])
+        return query.scale * float(np.sqrt(error + self._rounding(query.vector)))
 
     def _rounding(self, turned: Floats) -> float:
-        """Mean squared error of fast-scan's tables, which hold each piece's products in 8 bits of one scale."""
-        codewords = self.centroids.reshape(self.pieces, -1, _PER_PIECE)
-        table = np.matmul(codewords, turned.reshape(self.pieces, _PER_PIECE, 1))[:, :, 0]
-        step = float((table.max(axis=1) - table.min(axis=1)).max()) / 255
-        return self.pieces * step * step / 12
+        """Mean squared error of fast-scan's tables, which hold each piece's products in 8 bits of one scale.
+
+        That scale is the widest range of products that any piece can have.
+        """
+        widest = np.square(turned).reshape(self.pieces, _PER_PIECE).sum(axis=1) * np.square(self._lengths)
+        return self.pieces * float(widest.max()) / (255 * 255 * 12)
 
     def to_bytes(self) -> bytes:
         """Everything, for ``from_bytes``; of this version of faiss only, whose packing of codes is its own."""
@@ -198,8 +213,8 @@ def _as_products(metric: str, vectors: NDArray[Any]) -> Floats:
     return copied
 
 
-def _allot(variances: Floats, directions: Floats, pieces: int) -> Floats:
-    """Axes (2 * pieces, d) for the least loss: first the pieces with one axis and a zero, then those with two."""
+def _allot(variances: Floats, directions: Floats, pieces: int) -> tuple[Floats, float]:
+    """Axes (2 * pieces, d) that lose the least variance, first the pieces with one axis and a zero; the share lost."""
     total = len(variances)
     held = np.concatenate([[0.0], np.cumsum(variances, dtype=np.float64)])
     alone = np.arange(min(pieces, total) + 1)
@@ -210,4 +225,4 @@ def _allot(variances: Floats, directions: Floats, pieces: int) -> Floats:
     axes[0 : _PER_PIECE * best : _PER_PIECE] = directions[:, :best].T
     rest = directions[:, best : int(last[best])].T
     axes[_PER_PIECE * best : _PER_PIECE * best + len(rest)] = rest
-    return axes
+    return axes, float(loss[best] / (held[total] or 1.0))

@@ -1,14 +1,16 @@
 """Nearest neighbours of a query among many vectors: estimated from codes, then measured on the vectors.
 
 The codes (``vector_codes``) are made by a thread beside the writer. A search estimates the distance of every coded
-vector, and measures those that seem nearest and all that have no code yet. How far estimates are off is known: while
-a vector beyond the last that was measured could still belong to the nearest, it measures four times as many. So how
-many are measured follows the data: a few hundred where neighbours stand apart, thousands where they crowd.
+vector, and measures those that seem nearest and all that have no code yet. How far estimates are off is known, and so
+how many of the nearest are to be expected among those that were not measured (``vector_depth``): it measures on until
+that is next to none. So how many are measured follows the data and the query: a hundred or two where neighbours stand
+apart, thousands where they crowd.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from clipsearch.engine.index.ahead import Ahead
 from clipsearch.engine.index.files import PartFiles
 from clipsearch.engine.index.vector_cells import Scorer, VectorRows
 from clipsearch.engine.index.vector_codes import METRICS, Codebook, Codes
+from clipsearch.engine.index.vector_depth import Near, needed
 
 MIN_ROWS = 20_000  # below, measuring every vector takes a millisecond or two
 MIN_WIDTH = 64
@@ -30,7 +33,9 @@ _SAMPLE = 6144  # 37 MB of 512 dimensions while it learns
 _BATCH = 2048
 _UNCODED = 1024  # vectors without a code after which the thread starts: measuring them costs 0.2 ms
 DEEPEST = 4  # up to one vector in so many is measured by way of codes, else all are
-_SPREADS = 2.5  # how many standard deviations of an estimate lie between the worst hit and what was not measured
+_MISSED = 0.003  # share of the nearest that may be expected among the vectors that were not measured
+_SHALLOWEST = 256  # vectors that every search measures first: errors are known better by more of them
+_FILTERED = 512  # the same under filters, where that many cost little beside the estimates that it takes to have them
 
 Rows = NDArray[np.int64]
 Numbers = NDArray[np.float64]
@@ -47,7 +52,7 @@ class NeighborIndex:
         self._worker: threading.Thread | None = None
         self._failed = False
         self._looked = 0.0
-        self._depths: dict[int, float] = {}
+        self._depths: dict[tuple[int, int], float] = {}
         self._saved: Codebook | None = None
         self._saved_rows = self._saved_books = 0
 
@@ -145,50 +150,47 @@ class NeighborIndex:
             query = codes.codebook.query(scorer.query)
         if not np.isfinite(query.vector).all() or not np.isfinite(query.offset):
             return None  # too large for float32, or (angular) of no direction
-        depth = self._depths.get(wanted.bit_length(), 8.0 * max(wanted, 50))
-        fetched = int(depth / max(share, 1e-9)) + 1
-        if fetched * DEEPEST > coded:
+        kind = wanted.bit_length(), int(-math.log2(max(share, 1e-9)))
+        least, extra = (_SHALLOWEST, 2.0) if share > 0.5 else (_FILTERED, 1.25)  # extra: estimates for each measured
+        depth = self._depths.get(kind, max(4.0 * wanted, least))
+        most = coded // DEEPEST
+        if depth > most * share:
+            self._depths[kind] = 0.99 * depth  # to try again some time
             return None
+        fetched = min(most, int(extra * depth / share) + 1)
         first = Ahead(lambda: codes.search(query, fetched), ahead=ahead)
         with np.errstate(all="ignore"):
-            margin = _SPREADS * codes.codebook.spread(query)
-        if not np.isfinite(margin):
+            spread = codes.codebook.spread(query)
+        if not np.isfinite(spread):
             return None
 
         def finish() -> tuple[Rows, Numbers] | None:
-            late = np.flatnonzero(passes(np.arange(coded, size))) + coded if coded < size else np.empty(0, np.int64)
-            late_distances = self._vectors.scan(size, scorer, coded)[late - coded] if len(late) else np.empty(0)
-            deep, more = depth, fetched
-            for attempt in range(4):
+            measured = _Measured(self._vectors, scorer, owners, wanted)
+            if coded < size:
+                measured.add_all(np.flatnonzero(passes(np.arange(coded, size))) + coded)
+            more = fetched
+            for attempt in range(5):
                 rows, estimates = codes.search(query, more) if attempt else first.result()
                 if not len(rows):  # a query (nearly) zero: the codes tell no vector from another
                     return None
-                horizon = estimates[-1]
+                horizon = float(estimates[-1])
                 if share < 1 or size < codes.size:
                     kept = np.flatnonzero((rows < size) & passes(np.minimum(rows, size - 1)))
                     rows, estimates = rows[kept], estimates[kept]
-                order = np.argsort(rows)
-                rows, estimates = rows[order], estimates[order]
-                found = rows, self._vectors.distances(rows, scorer)
-                if len(late):
-                    found = np.concatenate([rows, late]), np.concatenate([found[1], late_distances])
-                worst = _worst(*found, wanted, owners)
-                limit = worst + margin
-                if limit <= horizon:
-                    self._learn(wanted, deep, int(np.count_nonzero(estimates <= limit)))
-                    return found
-                deep *= 4
-                more = int(deep / max(share, 1e-9)) + 1
-                if more * DEEPEST > coded:
-                    return None
+                measured.up_to(rows, estimates, int(depth))
+                near = Near(measured.worst(), measured.errors(), spread)
+                need = needed(estimates, near, _MISSED * wanted, horizon, coded - more)
+                if need is not None:
+                    measured.up_to(rows, estimates, need)
+                    self._depths[kind] = min(most * share, max(2.0 * wanted, least, _learnt(depth, need)))
+                    return measured.found()
+                if more >= most or len(rows) * most < wanted * more:  # what passes lies far from the query
+                    break
+                more = min(4 * more, most)
+            self._depths[kind] = 1.25 * depth
             return None
 
         return finish
-
-    def _learn(self, wanted: int, depth: float, needed: int) -> None:
-        """Remembers how many had to be measured, so that most searches measure enough the first time."""
-        lowest = max(2.0 * wanted, 200.0)
-        self._depths[wanted.bit_length()] = max(lowest, depth + 0.1 * (1.25 * needed - depth))
 
     def _look(self, size: int) -> None:
         """Has the last appended vectors coded when the writer has been quiet since."""
@@ -230,12 +232,60 @@ class NeighborIndex:
             self._codes, self._saved, self._saved_rows = codes, codebook, codes.size
 
 
-def _worst(rows: Rows, distances: Numbers, wanted: int, owners: NDArray[np.int32] | None) -> float:
-    """The ``wanted``-th smallest of ``distances``, of different owners; infinity when there are fewer."""
-    if owners is not None:
-        order = np.argsort(distances, kind="stable")
-        _, first = np.unique(owners[rows[order]], return_index=True)
-        distances = distances[order[first]]
-    if len(distances) < wanted:
-        return float(np.inf)
-    return float(np.partition(distances, wanted - 1)[wanted - 1])
+def _learnt(depth: float, need: int) -> float:
+    """How many to measure first another time, so that most searches need no more and few measure many for nothing."""
+    return depth + 0.1 * (min(1.25 * need, 2 * depth) - depth)
+
+
+class _Measured:
+    """The vectors that one search has measured."""
+
+    def __init__(self, vectors: VectorRows, scorer: Scorer, owners: NDArray[np.int32] | None, wanted: int) -> None:
+        self._vectors, self._scorer, self._owners, self._wanted = vectors, scorer, owners, wanted
+        self._rows: list[Rows] = []
+        self._distances: list[Numbers] = []
+        self._errors: list[Numbers] = []
+        self._seen: list[Rows] = []  # those that have estimates
+
+    def add_all(self, rows: Rows) -> None:
+        """Measures ``rows``, ascending, that have no codes."""
+        if len(rows):
+            self._rows.append(rows)
+            self._distances.append(self._vectors.distances(rows, self._scorer))
+
+    def up_to(self, rows: Rows, estimates: Numbers, count: int) -> None:
+        """Measures those of the first ``count`` of ``rows`` that no earlier call has measured.
+
+        Many estimates are equal, and a search for more vectors gives equals in another order: so rows are compared.
+        """
+        new = np.arange(min(count, len(rows)))
+        if self._seen:
+            new = np.flatnonzero(~np.isin(rows[: len(new)], np.concatenate(self._seen)))
+        if len(new):
+            order = new[np.argsort(rows[new])]  # memory is read in its order
+            self.add_all(rows[order])
+            self._seen.append(rows[order])
+            self._errors.append(self._distances[-1] - estimates[order])
+
+    def errors(self) -> Numbers:
+        """Distances less their estimates, of all that were measured with an estimate."""
+        return self._errors[0] if len(self._errors) == 1 else np.concatenate([np.empty(0), *self._errors])
+
+    def worst(self) -> float:
+        """The ``wanted``-th smallest distance, of different owners; infinity when there are fewer."""
+        rows, distances = self.found()
+        if self._owners is not None:
+            order = np.argsort(distances, kind="stable")
+            _, first = np.unique(self._owners[rows[order]], return_index=True)
+            distances = distances[order[first]]
+        if len(distances) < self._wanted:
+            return float(np.inf)
+        return float(np.partition(distances, self._wanted - 1)[self._wanted - 1])
+
+    def found(self) -> tuple[Rows, Numbers]:
+        """All rows, in no order, and their distances."""
+        if len(self._rows) == 1:
+            return self._rows[0], self._distances[0]
+        if not self._rows:
+            return np.empty(0, np.int64), np.empty(0)
+        return np.concatenate(self._rows), np.concatenate(self._distances)

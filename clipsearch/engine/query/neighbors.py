@@ -46,6 +46,9 @@ class Neighbors:
 
     def internal(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Internal distances of any ``rows`` (n,); infinity without a tensor."""
+        position, produced = self._places(rows)
+        if produced.all():
+            return self.distances[position]
         if self.all_distances is None:
             scorer = Scorer(self.metric, self.query)
             if len(rows) * GATHER_SHARE <= self.size:
@@ -68,11 +71,16 @@ class Neighbors:
     def raw_score(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Closeness of the rows that the item produced; 0 for every other."""
         found = np.zeros(len(rows))
-        if len(self.rows):
-            position = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-            hit = self.rows[position] == rows
-            found[hit] = self._finish(self.distances[position[hit]], 0.0, closeness=True)
+        position, produced = self._places(rows)
+        found[produced] = self._finish(self.distances[position[produced]], 0.0, closeness=True)
         return found
+
+    def _places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where each of ``rows`` (n,) is among the produced, and whether it is."""
+        if not len(self.rows):
+            return np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
+        position = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        return position, self.rows[position] == rows
 
     def _finish(self, internal: NDArray[np.float64], missing: float, *, closeness: bool) -> NDArray[np.float64]:
         known = np.isfinite(internal)
@@ -110,7 +118,7 @@ def begin_neighbors(
     column = snapshot.generation.tensors[node.field]
     metric = field.distance_metric or "euclidean"
     cells = cast(np.asarray(query.cells), column.type.cell).reshape(-1)
-    allowed = allowed & column.present(snapshot.size)
+    allowed = column.with_tensor(snapshot.size, allowed)
     scorer = Scorer(metric, cells)
     wanted = node.target_hits if node.target_hits > 0 else max(MIN_TARGET_HITS, node.total_target_hits)
     approximate = node.approximate and field.hnsw
