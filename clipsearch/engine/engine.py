@@ -303,7 +303,10 @@ def serve(data: Path, app: Path | None, host: str, port: int, deploy_port: int) 
     guard = host_guard(host)
     container = App(Starting(503), executor, host_allowed=guard)
     deploys = App(Starting(200), executor, MAX_PACKAGE, guard)
-    listeners = [Listener(container, host, port, "--port"), Listener(deploys, host, deploy_port, "--deploy-port")]
+    listeners = [
+        Listener(container, host, port, "--port", inline=True),
+        Listener(deploys, host, deploy_port, "--deploy-port", inline=True),
+    ]
 
     def start() -> None:
         engine.load()

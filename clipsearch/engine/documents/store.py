@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 from clipsearch.engine.documents.batch import Writes
 from clipsearch.engine.documents.catalog import Catalog
 from clipsearch.engine.documents.changes import DROPPED, ChangeLog
+from clipsearch.engine.documents.gathering import Gathering
 from clipsearch.engine.documents.ids import DocumentId
 from clipsearch.engine.documents.lock import FolderLock
 from clipsearch.engine.documents.operations import Operation, Remove
@@ -94,6 +95,7 @@ class DocumentStore:
         self._guard = threading.Lock()
         self._layout = threading.Lock()  # held while the tables and what is known of them differ
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._gathering = Gathering()
         self._closed = False
         self._waiting_bytes = 0
         self._next_lid: dict[str, int] = {}
@@ -238,9 +240,12 @@ class DocumentStore:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            if item.function is None:
+                self._gathering.wait(self._queue.qsize())
             batch, alone = self._take_batch(item)
             if batch:
                 self._apply_batch(batch)
+                self._gathering.wrote(len(batch))
                 self._rest()
             if alone is not None and alone.function is not None:
                 _resolve(alone.outcome, alone.function)

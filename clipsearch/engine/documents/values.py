@@ -7,6 +7,8 @@ JSON string or number alike (``"width": "640"``), null in a put leaves the field
 from __future__ import annotations
 
 import base64
+import binascii
+import contextlib
 import math
 import re
 import struct
@@ -97,9 +99,32 @@ def _reader(kind: FieldType) -> Reader:
         return feed_reader(kind.tensor)
     if kind.kind == "string":
         return _parse_string
+    if kind.kind == "array" and kind.element is not None and kind.element.kind == "string":
+        return _parse_strings
+    if kind.kind in _INT_RANGES:
+        return partial(_parse_integer, kind.kind, _INT_RANGES[kind.kind])
+    if kind.kind == "raw":
+        return _parse_bytes
     if kind.kind in ("array", "weightedset") and kind.element is not None:
         return partial(_parse_array if kind.kind == "array" else _parse_weighted_set, kind.element)
     return partial(_parse_scalar, kind.kind)
+
+
+def _parse_strings(value: Any) -> Any:
+    if not isinstance(value, list):
+        raise DocumentError(f"Expected start of array, got {_json_kind(value)}")
+    return [_parse_string(item) for item in value]
+
+
+def _parse_integer(kind: str, limit: int, value: Any) -> FieldValue:
+    return value if type(value) is int and -limit <= value < limit else _parse_scalar(kind, value)
+
+
+def _parse_bytes(value: Any) -> FieldValue:
+    if type(value) is str:
+        with contextlib.suppress(ValueError):
+            return binascii.a2b_base64(value, strict_mode=True)
+    return _parse_scalar("raw", value)
 
 
 def _parse_array(element: FieldType, value: Any) -> Any:
@@ -139,9 +164,11 @@ def _refuse_structure(kind: str, value: Any) -> None:
 
 
 def _parse_string(value: Any) -> str:
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        text = value
+    else:
         _refuse_structure("string", value)
-    text = value if isinstance(value, str) else _json_text(value)
+        text = _json_text(value)
     bad = _NOT_TEXT.search(text)
     if bad is not None:
         raise DocumentError(f"The string field value contains illegal code point 0x{ord(bad[0]):X}")

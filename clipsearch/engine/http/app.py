@@ -2,7 +2,9 @@
 
 A search runs in a thread of the executor; a visit, which may take minutes, in one of a few threads of its own, so that
 visits never keep queries waiting. Feeding goes a faster way: its handler gives an answer to come, so thousands of
-documents may wait for one group commit without a thread each, and all that one commit completes are told in one go.
+documents may wait for one group commit without a thread each. Served inline (``clipsearch/serving/inline.py``), a
+request is read in the server's thread and answered in the one that did its work; on an event loop, all that one commit
+completes are told in one go.
 Nothing that goes wrong in a handler reaches a client as a traceback.
 """
 
@@ -12,6 +14,7 @@ import asyncio
 import logging
 import re
 import sys
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -21,6 +24,7 @@ from urllib.parse import parse_qsl
 
 from clipsearch.engine.http.bodies import MAX_BODY, Bodies, BodyError, Held, Receive
 from clipsearch.engine.http.messages import Answer, Request, Response, json_response
+from clipsearch.serving.inline import is_inline, on_loop, until
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -65,6 +69,7 @@ class App:
         self._host_allowed = host_allowed
         self._running = {False: 0, True: 0}  # searches and the like; visits
         self._commits: Commits | None = None
+        self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Websockets are closed."""
@@ -75,7 +80,7 @@ class App:
         held = Held(self._bodies)
         try:
             response = await self._respond(scope, path, receive, held)
-            await self._send(scope["method"], response, _VISIT.fullmatch(path) is not None, send)
+            await self._send(scope["method"], path, response, send)
         finally:
             held.release()
 
@@ -102,18 +107,28 @@ class App:
             if answer is not None:
                 return answer.result() if answer.done() else await self._committed(answer)
         visit = _VISIT.fullmatch(request.path) is not None
-        running = self._running[visit]
-        if running >= (MAX_VISITS if visit else MAX_RUNNING):
+        with self._lock:
+            running = self._running[visit]
+            if running < (MAX_VISITS if visit else MAX_RUNNING):
+                self._running[visit] = running + 1
+                running = -1
+        if running >= 0:
             text = f"Rejecting execution due to overload: {running} requests already enqueued"
             return _message(429, request.path, text)
-        self._running[visit] += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool(visit), self.handler.handle, request)
+            answer = self._pool(visit).submit(self.handler.handle, request)
+            if is_inline():
+                await until(answer)
+                return answer.result()
+            return await asyncio.wrap_future(answer)
         finally:
-            self._running[visit] -= 1
+            with self._lock:
+                self._running[visit] -= 1
 
     async def _committed(self, answer: Answer) -> Response:
+        if is_inline():
+            await until(answer)
+            return answer.result()
         loop = asyncio.get_running_loop()
         if self._commits is None or self._commits.loop is not loop:
             self._commits = Commits(loop)
@@ -123,23 +138,21 @@ class App:
     def _pool(self, visit: bool) -> Executor:
         if not visit:
             return self._executor
-        if self._visits is None:
-            self._visits = ThreadPoolExecutor(VISIT_THREADS, thread_name_prefix="visit")
+        with self._lock:
+            if self._visits is None:
+                self._visits = ThreadPoolExecutor(VISIT_THREADS, thread_name_prefix="visit")
         return self._visits
 
-    async def _send(self, method: str, response: Response, visit: bool, send: Send) -> None:
+    async def _send(self, method: str, path: str, response: Response, send: Send) -> None:
         body = response.body
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-        if response.status != 204:
-            headers.append((b"content-type", response.content_type.encode("latin-1")))
-        if isinstance(body, bytes):
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        length = len(body) if isinstance(body, bytes) else -1
+        await send(_start(response.status, response.headers, response.content_type, length))
         if isinstance(body, bytes):
             await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
             return
+        await on_loop()
         if method != "HEAD":
-            await self._stream(iter(body), visit, send)
+            await self._stream(iter(body), _VISIT.fullmatch(path) is not None, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _stream(self, chunks: Iterator[bytes], visit: bool, send: Send) -> None:
@@ -202,6 +215,17 @@ def _next_block(chunks: Iterator[bytes], size: int = 64 << 10) -> bytes:
 @lru_cache(maxsize=256)
 def _header_name(name: bytes) -> str:
     return name.decode("latin-1").lower()
+
+
+@lru_cache(maxsize=1024)
+def _start(status: int, headers: tuple[tuple[str, str], ...], content_type: str, length: int) -> dict[str, Any]:
+    """The first event of an answer; ``length``: of its body, -1 when that is streamed. Not to be changed."""
+    sent = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    if status != 204:
+        sent.append((b"content-type", content_type.encode("latin-1")))
+    if length >= 0:
+        sent.append((b"content-length", b"%d" % length))
+    return {"type": "http.response.start", "status": status, "headers": sent}
 
 
 def _parsed_query(text: bytes) -> tuple[tuple[str, str], ...]:

@@ -7,9 +7,12 @@ more memory than ``MAX_HELD`` between them; the next one is told to come back (4
 from __future__ import annotations
 
 import asyncio
+import threading
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
+
+from clipsearch.serving.inline import on_loop
 
 MAX_BODY = 64 << 20
 MAX_MEMBERS = 100
@@ -42,23 +45,30 @@ class Held:
 
     def release(self) -> None:
         """Gives all bytes back."""
-        self._bodies.held -= self.size
+        self._bodies.give_back(self.size)
         self.size = 0
 
 
 class Bodies:
-    """The bodies that are held at once, on one event loop; one is of ``limit`` bytes at most, all of ``max_held``."""
+    """The bodies that are held at once; one is of ``limit`` bytes at most, all of ``max_held``."""
 
     def __init__(self, limit: int = MAX_BODY, max_held: int = MAX_HELD) -> None:
         self.limit = limit
         self.max_held = max(max_held, limit)
         self.held = 0
+        self._lock = threading.Lock()
 
     def take(self, size: int) -> None:
         """Counts ``size`` bytes. Raises ``BodyError`` (429) when they are too many."""
-        if self.held and self.held + size > self.max_held:
-            raise BodyError(429, f"Rejecting execution due to overload: {self.held} bytes of requests already held")
-        self.held += size
+        with self._lock:
+            if self.held and self.held + size > self.max_held:
+                raise BodyError(429, f"Rejecting execution due to overload: {self.held} bytes of requests already held")
+            self.held += size
+
+    def give_back(self, size: int) -> None:
+        """Counts ``size`` bytes less."""
+        with self._lock:
+            self.held -= size
 
     async def read(self, headers: Mapping[str, str], receive: Receive, held: Held) -> bytes:
         """The body as the handler wants it; its bytes are counted in ``held``.
@@ -107,6 +117,7 @@ class Bodies:
 
 async def _next(receive: Receive) -> MutableMapping[str, Any]:
     """The next event of a body whose beginning is held already. Raises ``BodyError`` (408) when it does not come."""
+    await on_loop()
     try:
         async with asyncio.timeout(PATIENCE):
             return await receive()

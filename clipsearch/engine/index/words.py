@@ -19,6 +19,7 @@ from clipsearch.engine.index.files import PartFiles
 from clipsearch.engine.index.growable import GrowableArray
 
 RECENT = 8192  # strings in the dictionary before it is emptied; a quarter of all, when that is more
+FREQUENT = 1024
 _Sorted = tuple[NDArray[np.uint32], NDArray[np.int32]]
 
 
@@ -37,6 +38,7 @@ class Words:
         self._recent_from = 0
         self._sorted: _Sorted = (np.empty(0, np.uint32), np.empty(0, np.int32))
         self._saved = 0
+        self._frequent: dict[str, int] = {}  # strings that came again: most of what comes, where few values are
 
     def __len__(self) -> int:
         return self._ends.size
@@ -74,10 +76,12 @@ class Words:
         return code
 
     def _code(self, word: str, key: str) -> int:
-        for code in self.find(key):
-            if self.cased or self[code] == word:
-                return code
-        return self._add(word, key)
+        code = self._found(word, key)
+        return self._add(word, key) if code is None else code
+
+    def _found(self, word: str, key: str) -> int | None:
+        """The code of ``word``, None when it is new."""
+        return next((code for code in self.find(key) if self.cased or self[code] == word), None)
 
     def _add(self, word: str, key: str) -> int:
         code = len(self)
@@ -99,21 +103,52 @@ class Words:
 
     def codes(self, texts: list[str]) -> NDArray[np.int32]:
         """The codes of ``texts``, those added that are new; faster than ``code`` of each where most are."""
-        distinct = dict.fromkeys(texts)
-        if len(distinct) * 4 < len(texts) or len(distinct) < 16:
-            known = {text: self.code(text) for text in distinct}
-            return np.array([known[text] for text in texts], np.int32)
-        keys = list(distinct) if self.cased else [self.key(text) for text in distinct]
-        checksums = np.array([_checksum(key) for key in keys], np.uint32)
+        frequent = self._frequent
+        try:
+            return np.array([frequent[text] for text in texts], np.int32)
+        except KeyError:
+            known = self._codes(dict.fromkeys(text for text in texts if text not in frequent))
+        return np.array([known[text] if text in known else frequent[text] for text in texts], np.int32)
+
+    def _codes(self, texts: dict[str, Any]) -> dict[str, int]:
+        """The codes of distinct ``texts``; those that were there already are kept at hand from now on."""
+        if len(texts) < 16:
+            size = len(self)
+            known = {text: self.code(text) for text in texts}
+            self._keep({text: code for text, code in known.items() if code < size})
+            return known
+        keys = list(texts) if self.cased else [self.key(text) for text in texts]
+        sums = [zlib.crc32(key.encode("utf-8", "surrogatepass")) for key in keys]
+        checksums = np.array(sums, np.uint32)
         held, _ = self._sorted
         places = held.searchsorted(checksums)
         maybe = (held[np.minimum(places, len(held) - 1)] == checksums).tolist() if len(held) else [False] * len(keys)
-        known = {
-            text: self._code(text, key) if seen or key in self._recent else self._add(text, key)
-            for text, key, seen in zip(distinct, keys, maybe, strict=True)
+        met = {
+            text: code
+            for text, key, seen in zip(texts, keys, maybe, strict=True)
+            if (seen or key in self._recent) and (code := self._found(text, key)) is not None
         }
+        self._keep(met)
+        new = [(text, key, one) for text, key, one in zip(texts, keys, sums, strict=True) if text not in met]
+        known = met | self._add_many(new)
         self._sort_some()
-        return np.array([known[text] for text in texts], np.int32)
+        return known
+
+    def _keep(self, codes: dict[str, int]) -> None:
+        self._frequent = self._frequent | codes if len(self._frequent) + len(codes) <= FREQUENT else codes
+
+    def _add_many(self, new: list[tuple[str, str, int]]) -> dict[str, int]:
+        """Adds distinct strings (text, key, checksum) that are not there; gives their codes."""
+        first = len(self)
+        encoded = [text.encode("utf-8", "surrogatepass") for text, _, _ in new]
+        ends = np.cumsum([len(each) for each in encoded], dtype=np.int64) + self._bytes.size
+        self._bytes.extend(np.frombuffer(b"".join(encoded), np.uint8))
+        self._checksums.extend(np.array([one for _, _, one in new], np.uint32))
+        self._ends.extend(ends)
+        recent = self._recent
+        for code, (_, key, _) in enumerate(new, first):
+            recent.setdefault(key, []).append(code)
+        return {text: code for code, (text, _, _) in enumerate(new, first)}
 
     def pairs(self) -> Iterator[tuple[str, int]]:
         """The key and code of every string."""
