@@ -61,7 +61,9 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "bench"), str(ROOT)))},
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join((str(ROOT / "bench"), str(ROOT)))}
+                | ({"OPENBLAS_NUM_THREADS": "1"} if engine == OURS else {}),  # as the engine's command has it
             )
 
     def __enter__(self) -> Worker:

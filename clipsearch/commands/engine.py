@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -34,6 +35,8 @@ def command(data: Path, app: Path | None, host: str, port: int, deploy_port: int
       clipsearch engine --data index --app vespa_app
       clipsearch engine --data index --port 8081 --deploy-port 19072
     """
+    # Read when numpy is loaded. A second thread of OpenBLAS waits in a loop, and takes a tenth of a feed's time so.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from clipsearch.engine.engine import serve
 
     serve(data, app, host, port, deploy_port)

@@ -20,7 +20,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from clipsearch.engine.index.ahead import Ahead
 from clipsearch.engine.index.files import PartFiles
 from clipsearch.engine.index.vector_cells import Scorer, VectorRows
 from clipsearch.engine.index.vector_codes import METRICS, Codebook, Codes
@@ -133,14 +132,6 @@ class NeighborIndex:
         Of the first ``size`` vectors; ``share`` of them pass. With ``owners`` (size,), the document of each vector,
         the nearest vectors of ``wanted`` different documents. None: it takes measuring them all.
         """
-        search = self.begin(scorer, wanted, size, passes, share, owners, ahead=False)
-        return None if search is None else search()
-
-    def begin(
-        self, scorer: Scorer, wanted: int, size: int, passes: Callable[[Rows], NDArray[np.bool_]], share: float,
-        owners: NDArray[np.int32] | None = None, *, ahead: bool,
-    ) -> Callable[[], tuple[Rows, Numbers] | None] | None:  # fmt: skip
-        """A call that gives what ``nearest`` gives, or None for None; ``ahead``: the codes are scanned meanwhile."""
         codes = self._codes
         self._look(size)
         if codes is None or size - codes.size > size // 4 or not np.isfinite(scorer.query).all():
@@ -157,40 +148,34 @@ class NeighborIndex:
         if depth > most * share:
             self._depths[kind] = 0.99 * depth  # to try again some time
             return None
-        fetched = min(most, int(extra * depth / share) + 1)
-        first = Ahead(lambda: codes.search(query, fetched), ahead=ahead)
+        more = min(most, int(extra * depth / share) + 1)
         with np.errstate(all="ignore"):
             spread = codes.codebook.spread(query)
         if not np.isfinite(spread):
             return None
-
-        def finish() -> tuple[Rows, Numbers] | None:
-            measured = _Measured(self._vectors, scorer, owners, wanted)
-            if coded < size:
-                measured.add_all(np.flatnonzero(passes(np.arange(coded, size))) + coded)
-            more = fetched
-            for attempt in range(5):
-                rows, estimates = codes.search(query, more) if attempt else first.result()
-                if not len(rows):  # a query (nearly) zero: the codes tell no vector from another
-                    return None
-                horizon = float(estimates[-1])
-                if share < 1 or size < codes.size:
-                    kept = np.flatnonzero((rows < size) & passes(np.minimum(rows, size - 1)))
-                    rows, estimates = rows[kept], estimates[kept]
-                measured.up_to(rows, estimates, int(depth))
-                near = Near(measured.worst(), measured.errors(), spread)
-                need = needed(estimates, near, _MISSED * wanted, horizon, coded - more)
-                if need is not None:
-                    measured.up_to(rows, estimates, need)
-                    self._depths[kind] = min(most * share, max(2.0 * wanted, least, _learnt(depth, need)))
-                    return measured.found()
-                if more >= most or len(rows) * most < wanted * more:  # what passes lies far from the query
-                    break
-                more = min(4 * more, most)
-            self._depths[kind] = 1.25 * depth
-            return None
-
-        return finish
+        measured = _Measured(self._vectors, scorer, owners, wanted)
+        if coded < size:
+            measured.add_all(np.flatnonzero(passes(np.arange(coded, size))) + coded)
+        for _ in range(5):
+            rows, estimates = codes.search(query, more)
+            if not len(rows):  # a query (nearly) zero: the codes tell no vector from another
+                return None
+            horizon = float(estimates[-1])
+            if share < 1 or size < codes.size:
+                kept = np.flatnonzero((rows < size) & passes(np.minimum(rows, size - 1)))
+                rows, estimates = rows[kept], estimates[kept]
+            measured.up_to(rows, estimates, int(depth))
+            near = Near(measured.worst(), measured.errors(), spread)
+            need = needed(estimates, near, _MISSED * wanted, horizon, coded - more)
+            if need is not None:
+                measured.up_to(rows, estimates, need)
+                self._depths[kind] = min(most * share, max(2.0 * wanted, least, _learnt(depth, need)))
+                return measured.found()
+            if more >= most or len(rows) * most < wanted * more:  # what passes lies far from the query
+                break
+            more = min(4 * more, most)
+        self._depths[kind] = 1.25 * depth
+        return None
 
     def _look(self, size: int) -> None:
         """Has the last appended vectors coded when the writer has been quiet since."""

@@ -7,7 +7,7 @@ file. A field with an HNSW index, from 20,000 vectors on, has codes that find th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -123,35 +123,20 @@ class TensorColumn:
 
         The codes' way: recall is above 0.99. None when measuring every allowed row is the way to take.
         """
-        search = self.begin_nearest(size, allowed, wanted, scorer, ahead=False)
-        return None if search is None else search()
-
-    def begin_nearest(
-        self, size: int, allowed: Mask, wanted: int, scorer: Scorer, *, ahead: bool
-    ) -> Callable[[], tuple[Rows, Numbers] | None] | None:
-        """A call that gives what ``nearest`` gives, or None for None; ``ahead``: another thread begins meanwhile."""
         count = int(np.count_nonzero(allowed))
         if self._neighbors is None or count <= EXACT_SHARE * size or count < 16 * wanted:
             return None
         share = count / size
         if self._blocks is None:
-            search = self._neighbors.begin(scorer, wanted, size, lambda rows: allowed[rows], share, ahead=ahead)
-            return None if search is None else lambda: _ascending(search())
+            return _ascending(self._neighbors.nearest(scorer, wanted, size, lambda rows: allowed[rows], share))
         blocks = self._blocks
         flat_size = blocks.count(size)
         owners = blocks.owners.view(flat_size)
-        flat = self._neighbors.begin(
-            scorer, wanted, flat_size, lambda rows: allowed[owners[rows]], share, owners, ahead=ahead
-        )
-
-        def documents() -> tuple[Rows, Numbers] | None:
-            found = None if flat is None else flat()
-            if found is None:
-                return None
-            rows = np.unique(owners[found[0]]).astype(np.int64)
-            return rows, blocks.distances(size, rows, scorer)
-
-        return documents
+        found = self._neighbors.nearest(scorer, wanted, flat_size, lambda rows: allowed[owners[rows]], share, owners)
+        if found is None:
+            return None
+        rows = np.unique(owners[found[0]]).astype(np.int64)
+        return rows, blocks.distances(size, rows, scorer)
 
     def closest(self, rows: Rows, scorer: Scorer) -> tuple[list[Tensor], Numbers]:
         """The value of ``closest`` for ``rows``: 1 under the label of the closest block; with its distance.

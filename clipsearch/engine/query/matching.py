@@ -21,7 +21,7 @@ from clipsearch.engine.package.model import Field, Schema
 from clipsearch.engine.patterns import compile_pattern
 from clipsearch.engine.query import tree as q
 from clipsearch.engine.query.lookup import TextLookup, fold_number_test
-from clipsearch.engine.query.neighbors import Neighbors, begin_neighbors
+from clipsearch.engine.query.neighbors import Neighbors, find_neighbors
 from clipsearch.engine.query.occurrences import Occurrences, PostingLists
 from clipsearch.engine.query.operators import Scored, fuzzy_test, weigh
 from clipsearch.engine.tensors.value import Tensor
@@ -216,20 +216,9 @@ class Matcher:
 
     def nearest(self, node: q.NearestNeighbor, allowed: Mask | None) -> Neighbors:
         """The rows that ``node`` produces among live rows that are ``allowed`` (None: all)."""
-        return self.begin_nearest(node, allowed, ahead=False)()
-
-    def begin_nearest(
-        self, node: q.NearestNeighbor, allowed: Mask | None, *, ahead: bool = True
-    ) -> Callable[[], Neighbors]:
-        """What calling it gives is what ``nearest`` gives; ``ahead``: another thread begins with it meanwhile."""
         live = self.snapshot.live if allowed is None else self.snapshot.live & allowed
-        finish = begin_neighbors(node, self.schema, self.snapshot, self.inputs, live, ahead=ahead)
-
-        def found() -> Neighbors:
-            self.neighbors.append(finish())
-            return self.neighbors[-1]
-
-        return found
+        self.neighbors.append(find_neighbors(node, self.schema, self.snapshot, self.inputs, live))
+        return self.neighbors[-1]
 
     def _check_in(self, node: q.Term, fields: list[Field]) -> None:
         if not isinstance(node, q.In):

@@ -10,7 +10,7 @@ subspace. Source: ``nearest_neighbor_blueprint.cpp``.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,20 +100,14 @@ def closest_of(items: Sequence[Neighbors], rows: NDArray[np.int64]) -> list[Tens
     return [found[item][0][position] for position, item in enumerate(best.tolist())]
 
 
-def begin_neighbors(
+def find_neighbors(
     node: q.NearestNeighbor,
     schema: Schema,
     snapshot: Snapshot,
     inputs: Mapping[str, Tensor],
     allowed: NDArray[np.bool_],
-    *,
-    ahead: bool,
-) -> Callable[[], Neighbors]:
-    """Begins a search of ``allowed`` (size,) rows; the call that is returned gives its outcome.
-
-    ``ahead``: another thread scans meanwhile, if one is free. Raises ``QueryError`` at once, as Vespa's
-    NearestNeighborSearcher does.
-    """
+) -> Neighbors:
+    """The nearest of ``allowed`` (size,) rows. Raises ``QueryError``, as Vespa's NearestNeighborSearcher does."""
     field, query = _check(node, schema, inputs)
     column = snapshot.generation.tensors[node.field]
     metric = field.distance_metric or "euclidean"
@@ -122,32 +116,27 @@ def begin_neighbors(
     scorer = Scorer(metric, cells)
     wanted = node.target_hits if node.target_hits > 0 else max(MIN_TARGET_HITS, node.total_target_hits)
     approximate = node.approximate and field.hnsw
-    search = column.begin_nearest(snapshot.size, allowed, wanted, scorer, ahead=ahead) if approximate else None
-
-    def finish() -> Neighbors:
-        nearest = None if search is None else search()
-        every: NDArray[np.float64] | None = None
-        if nearest is not None:
-            candidates, found = nearest
+    nearest = column.nearest(snapshot.size, allowed, wanted, scorer) if approximate else None
+    every: NDArray[np.float64] | None = None
+    if nearest is not None:
+        candidates, found = nearest
+    else:
+        candidates = np.flatnonzero(allowed)
+        if len(candidates) * GATHER_SHARE > snapshot.size:
+            every = column.distances(snapshot.size, None, scorer)
+            found = every[candidates]
         else:
-            candidates = np.flatnonzero(allowed)
-            if len(candidates) * GATHER_SHARE > snapshot.size:
-                every = column.distances(snapshot.size, None, scorer)
-                found = every[candidates]
-            else:
-                found = column.distances(snapshot.size, candidates, scorer)
-        limit = np.inf
-        if node.distance_threshold is not None:
-            limit = metrics.internal_threshold(metric, node.distance_threshold, cells)
-        near = found <= limit if limit < np.inf else found < np.inf
-        if not near.all():
-            candidates, found = candidates[near], found[near]
-        lids = snapshot.lids[candidates]
-        chosen = best_of(-found, lids, wanted) if approximate else _exact_iterator(found, lids, wanted, limit)
-        chosen.sort()
-        return Neighbors(node, metric, cells, column, snapshot.size, candidates[chosen], found[chosen], every)
-
-    return finish
+            found = column.distances(snapshot.size, candidates, scorer)
+    limit = np.inf
+    if node.distance_threshold is not None:
+        limit = metrics.internal_threshold(metric, node.distance_threshold, cells)
+    near = found <= limit if limit < np.inf else found < np.inf
+    if not near.all():
+        candidates, found = candidates[near], found[near]
+    lids = snapshot.lids[candidates]
+    chosen = best_of(-found, lids, wanted) if approximate else _exact_iterator(found, lids, wanted, limit)
+    chosen.sort()
+    return Neighbors(node, metric, cells, column, snapshot.size, candidates[chosen], found[chosen], every)
 
 
 def _exact_iterator(

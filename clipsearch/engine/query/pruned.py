@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,6 @@ from clipsearch.engine.query import tree as q
 from clipsearch.engine.query.clock import Clock
 from clipsearch.engine.query.features import Batch, QueryFeatures
 from clipsearch.engine.query.matching import Mask, Matcher
-from clipsearch.engine.query.neighbors import Neighbors
 from clipsearch.engine.query.phases import Ranked, depths, first_phase, rerank
 from clipsearch.engine.query.top import best_of
 from clipsearch.engine.ranking import RankProgram
@@ -73,13 +72,12 @@ class Pruned:
             return None
         with self.clock.step("match"):
             allowed = self._filter(plan.filters)
-            searches = [self.matcher.begin_nearest(node, allowed) for node in plan.produced]
+            produced = self._neighbors(plan, allowed)
             summed = self._impacts(plan, text)
             if summed is None:
                 return None
             scores, error = summed
             matched = self._matched(scores, allowed)
-            produced = self._neighbors(searches)
             total, left = self._without(scores, matched, produced)
         with self.clock.step("first phase"):
             chosen, bound = _select(scores, left, count, error, len(plan.terms))
@@ -149,9 +147,9 @@ class Pruned:
             error = max(error, term.found[text.name].add_impacts(scores, weight, average))
         return scores, error * 1.1 + _ROUNDING
 
-    def _neighbors(self, searches: list[Callable[[], Neighbors]]) -> RowNumbers:
-        """The ascending rows that nearestNeighbor operators produced."""
-        found = [search() for search in searches]
+    def _neighbors(self, plan: _Plan, allowed: Mask | None) -> RowNumbers:
+        """The ascending rows that nearestNeighbor operators produce."""
+        found = [self.matcher.nearest(node, allowed) for node in plan.produced]
         if len(found) == 1:
             return found[0].rows
         return np.unique(np.concatenate([np.empty(0, np.int64), *(each.rows for each in found)]))
