@@ -180,3 +180,25 @@ def test_rising_expressions_are_recognised_and_no_others(expression: str, expect
     profile = RankProfile("p", INPUTS, FUNCTIONS, first_phase=Phase(expression))
     known = {Feature("rawScore", ("embedding",)): 0.0, Feature("query", ("alpha",)): 0.5}
     assert rises(profile, make_schema(), "captions", known) == expected
+
+
+@pytest.mark.parametrize("weight", [50.0, 57.0, 58.0, 59.0, 61.0, 110.0, 1e6])
+def test_terms_of_any_weight_are_ranked_alike_by_both_paths(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_module, "TAIL_TOKENS", 0)
+    engine, random = Served(make_schema(profiles=PROFILES)), np.random.default_rng(3)
+    for lid in range(400):
+        words = ["river"] * int(random.integers(1, 30)) + ["a"] * int(random.integers(0, 60)) * (lid % 4 > 0)
+        engine.put(lid, {"captions": [" ".join(words)]})
+    where = " or ".join(f"(captions contains ({{significance:{weight}}}'{word}'))" for word in ("river", "a"))
+    one, other = answers(
+        engine, {"yql": f"select * from image where {where}", "ranking": "plain", "hits": 8}, monkeypatch
+    )
+    assert one[0] == 200
+    assert one == other
+
+
+def test_sums_of_kept_impacts_that_were_larger_still_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept may be larger than today's weight says, by ``MAX_DRIFT`` at most."""
+    assert postings.most_steps(postings.MAX_WEIGHT) + 1 <= np.iinfo(np.uint16).max
+    held = postings.in_steps(np.array([postings.MAX_WEIGHT * (1 + postings.MAX_DRIFT) * 2.2]))
+    assert 0 < int(held[0]) <= postings.most_steps(postings.MAX_WEIGHT) + 1

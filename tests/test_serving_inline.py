@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from clipsearch.engine.documents.gathering import ENOUGH, PAUSE, TRY_AT, WAIT, WORTH, Gathering
-from clipsearch.serving.inline import InlineLoop, is_inline, on_loop, portable, until
+from clipsearch.serving.inline import InlineLoop, _on, is_inline, on_loop, portable, until
 
 
 class Promise(Future[Any]):
@@ -172,3 +174,50 @@ def test_the_writer_waits_for_more_only_while_that_brings_many() -> None:
     assert waits(1)  # one small batch is forgiven
     assert not waits(1000, waiting=ENOUGH)  # enough is there already
     assert waits(1000)
+
+
+def test_what_the_server_brought_is_free_again_once_it_was_awaited_on_the_loop() -> None:
+    """The server keeps the callback that it was given, and no garbage collector sees through its promises."""
+
+    class Kept:
+        def __init__(self) -> None:
+            self.callback: Any = None
+
+        def add_done_callback(self, fn: Any) -> None:
+            self.callback = fn
+
+        def result(self) -> str:
+            return "body"
+
+    async def main() -> weakref.ref[Kept]:
+        promise = Kept()
+        brought = asyncio.ensure_future(_on(asyncio.get_running_loop(), promise))
+        await asyncio.sleep(0)
+        promise.callback(promise)
+        assert await brought == "body"
+        return weakref.ref(promise)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(main())() is None
+    finally:
+        gc.enable()
+
+
+def test_a_request_that_cannot_go_on_is_ended_so_that_what_it_holds_is_free(caplog: Any) -> None:
+    ended: list[str] = []
+
+    async def request() -> None:
+        try:
+            await until(None)  # type: ignore[arg-type]
+        except AttributeError:
+            ended.append("told")
+            raise
+        finally:
+            ended.append("released")
+
+    with asyncio.Runner() as runner:
+        InlineLoop(runner.get_loop()).create_task(request())
+    assert ended == ["told", "released"]
+    assert [record.getMessage() for record in caplog.records] == ["a request failed"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,21 @@ def is_inline() -> bool:
     return asyncio._get_running_loop() is None
 
 
+_NOTHING = object()  # what a bare ``yield`` gives, which waits for nothing that could ever come
+
+
+def _go_on(resume: Callable[[Any], Any], value: Any) -> Any:
+    """What a coroutine that goes on waits for next; None when it has ended. Raises nothing."""
+    try:
+        awaited = resume(value)
+    except StopIteration:
+        return None
+    except BaseException:
+        log.exception("a request failed")
+        return None
+    return _NOTHING if awaited is None else awaited
+
+
 class _Run:
     """One coroutine on its way; what the server takes for its task."""
 
@@ -70,16 +86,19 @@ class _Run:
 
     def step(self, _: Any = None) -> None:
         """Goes on until the coroutine waits again, or ends. Raises nothing."""
+        awaited = _go_on(self._coroutine.send, None)
+        if awaited is None:
+            return
         try:
-            awaited = self._coroutine.send(None)
             if type(awaited) is _OnLoop:
                 self._loop.call_soon_threadsafe(self._loop.create_task, self._coroutine)
             else:
                 awaited.add_done_callback(self.step)
-        except StopIteration:
-            pass
-        except BaseException:
-            log.exception("a request failed")
+        except (
+            BaseException
+        ) as error:  # the loop is closed, or this is nothing to wait for: what it holds must be freed
+            _go_on(self._coroutine.throw, error)
+            self._coroutine.close()
 
     def cancel(self, msg: Any = None) -> bool:
         """As a task that cannot be cancelled."""
@@ -147,12 +166,17 @@ def _portable(call: Callable[..., Any]) -> Callable[..., Any]:
 async def _on(loop: asyncio.AbstractEventLoop, promise: Any) -> Any:
     """What the server's ``promise`` brings, awaited on ``loop``."""
     future = loop.create_future()
-    promise.add_done_callback(lambda _: loop.call_soon_threadsafe(_settle, future, promise))
+    # Not a closure over the promise: the server keeps the callback, and nobody would ever free the two of them.
+    promise.add_done_callback(partial(_told, loop, future))
     try:
         return await future
     except asyncio.CancelledError:
         promise.cancel()
         raise
+
+
+def _told(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], promise: Any) -> None:
+    loop.call_soon_threadsafe(_settle, future, promise)
 
 
 def _settle(future: asyncio.Future[Any], promise: Any) -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -69,7 +69,7 @@ class App:
         self._host_allowed = host_allowed
         self._running = {False: 0, True: 0}  # searches and the like; visits
         self._commits: Commits | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as that of ``Bodies``
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Websockets are closed."""
@@ -121,6 +121,8 @@ class App:
                 await until(answer)
                 return answer.result()
             return await asyncio.wrap_future(answer)
+        except CancelledError:  # by the executor, which shuts down: nobody has begun with it
+            return _message(503, request.path, "the engine is stopping")
         finally:
             with self._lock:
                 self._running[visit] -= 1

@@ -56,7 +56,7 @@ class Bodies:
         self.limit = limit
         self.max_held = max(max_held, limit)
         self.held = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a request at any place, this one too
 
     def take(self, size: int) -> None:
         """Counts ``size`` bytes. Raises ``BodyError`` (429) when they are too many."""

@@ -161,12 +161,13 @@ class NeighborIndex:
             if not len(rows):  # a query (nearly) zero: the codes tell no vector from another
                 return None
             horizon = float(estimates[-1])
+            unseen = coded - (more if size >= codes.size else int(np.count_nonzero(rows < size)))
             if share < 1 or size < codes.size:
                 kept = np.flatnonzero((rows < size) & passes(np.minimum(rows, size - 1)))
                 rows, estimates = rows[kept], estimates[kept]
             measured.up_to(rows, estimates, int(depth))
             near = Near(measured.worst(), measured.errors(), spread)
-            need = needed(estimates, near, _MISSED * wanted, horizon, coded - more)
+            need = needed(estimates, near, _MISSED * wanted, horizon, unseen)
             if need is not None:
                 measured.up_to(rows, estimates, need)
                 self._depths[kind] = min(most * share, max(2.0 * wanted, least, _learnt(depth, need)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from clipsearch.engine.index.files import PartFiles
 from clipsearch.engine.index.growable import GrowableArray
 
 RECENT = 8192  # strings in the dictionary before it is emptied; a quarter of all, when that is more
-FREQUENT = 1024
+FREQUENT, LONGEST = 1024, 256
 _Sorted = tuple[NDArray[np.uint32], NDArray[np.int32]]
 
 
@@ -135,7 +136,10 @@ class Words:
         return known
 
     def _keep(self, codes: dict[str, int]) -> None:
-        self._frequent = self._frequent | codes if len(self._frequent) + len(codes) <= FREQUENT else codes
+        """Keeps ``codes`` of short strings at hand, ``FREQUENT`` of them at most: the last that came."""
+        short = {text: code for text, code in codes.items() if len(text) <= LONGEST}
+        kept = self._frequent | short if len(self._frequent) + len(short) <= FREQUENT else short
+        self._frequent = dict(islice(kept.items(), FREQUENT))
 
     def _add_many(self, new: list[tuple[str, str, int]]) -> dict[str, int]:
         """Adds distinct strings (text, key, checksum) that are not there; gives their codes."""
