@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from support_world import Probe, Probes, World, answers, close, finds, refuses
+from query_support import Served, make_schema
+from support_world import Probe, Probes, World, answers, close, finds, ids, refuses
 
 _ALL = "select * from song where true"
 _NEAR = "nearestNeighbor(vector, v)"
@@ -79,6 +81,36 @@ OPERATORS: tuple[Probes, Probes] = (
 )  # fmt: skip
 
 
+def _changes(where: str, without: str, *expected: int, **parameters: Any) -> Probe:
+    """``where`` finds these documents, and what it says makes the difference: ``without`` it others are found."""
+
+    def probe(world: World) -> None:
+        finds(where, *expected, **parameters)(world)
+        _, root = world.search(f"select * from song where {without}", **parameters)
+        assert sorted(ids(root)) != sorted(expected), without
+
+    return probe
+
+
+def _rejects(where: str, name: str, **parameters: Any) -> Probe:
+    """The query is one that Vespa rejects too, by ``name``."""
+
+    def probe(world: World) -> None:
+        status, root = world.search(f"select * from song where {where}", **parameters)
+        assert status == 400, root
+        assert name in root["errors"][0]["message"]
+
+    return probe
+
+
+def _both(*probes: Probe) -> Probe:
+    def probe(world: World) -> None:
+        for each in probes:
+            each(world)
+
+    return probe
+
+
 def _first_score(where: str, expected: float, **parameters: Any) -> Probe:
     """The best hit of ``where`` by bm25 has ``expected`` times its usual score."""
 
@@ -127,33 +159,40 @@ ANNOTATIONS: tuple[Probes, Probes] = (
         "prefixLength": finds("label contains ({maxEditDistance: 1, prefixLength: 1}fuzzy('xea'))"),
         "scoreThreshold": finds("{targetHits: 9, scoreThreshold: 5}wand(tags, {'b': 1})", 2),
         "grammar": finds("{grammar: 'all'}userInput('red bridge')", 1),
-        "grammar.syntax: none": finds("{grammar.syntax: 'none'}userInput('-sea')", 2),
-        "grammar.syntax: simple": finds("{grammar.syntax: 'simple'}userInput('red -bridge')", 0),
-        "grammar.syntax: web": finds("{grammar.syntax: 'web'}userInput('red -bridge')", 0),
-        "grammar.syntax: advanced": finds(
-            "{grammar: 'all', grammar.syntax: 'advanced'}userInput('red andnot bridge')", 0
-        ),
-        "grammar.tokenization": finds(
-            "{grammar.syntax: 'none', grammar.tokenization: 'linguistics'}userInput('sea')", 2
+        "grammar.syntax: none": _changes("{grammar.syntax: 'none'}userInput('-sea')", "userInput('-sea')", 2),
+        **{f"grammar.syntax: {syntax}": _changes(
+            f"{{grammar: '{grammar}', grammar.syntax: '{syntax}'}}userInput('{text}')",
+            f"{{grammar: '{grammar}'}}userInput('{text}')", *expected,
+        ) for syntax, grammar, text, *expected in (
+            ("simple", "tokenize", "red -bridge", 0), ("web", "all", "sea OR trees", 2, 3),
+            ("advanced", "all", "red andnot bridge", 0))},
+        "grammar.tokenization": _changes(
+            "{defaultIndex: 'label', grammar: 'tokenize', grammar.tokenization: 'linguistics'}"
+            "userInput('h\u00e1rbour')",
+            "{defaultIndex: 'label', grammar: 'tokenize'}userInput('h\u00e1rbour')", 2,
         ),
         "grammar.composite": finds("title contains ({grammar.composite: 'and'}text('red bridge'))", 1),
         "defaultIndex": finds("{defaultIndex: 'label'}userInput('harbour')", 2),
         "allowEmpty": finds("{allowEmpty: true}userInput('')"),
         "language": finds("{language: 'en'}userInput('rivers')", 0, 1),
         "documentFrequency": _first_score(
-            "title contains ({documentFrequency: {frequency: 1, count: 4}}'sea')", 1
+            "title contains ({documentFrequency: {frequency: 3, count: 4}}'sea')",
+            math.log(1 + (4 - 3 + 0.5) / (3 + 0.5)) / math.log(1 + (4 - 1 + 0.5) / (1 + 0.5)),
         ),
-        "connectivity": finds(
-            "title contains ({id: 1, connectivity: {id: 2, weight: 3.0}}'red') and title contains ({id: 2}'river')",
-            0, 1,
+        "connectivity": _both(
+            finds("title contains ({connectivity: {id: 2, weight: 3}}'red') and title contains ({id: 2}'river')", 0, 1),
+            _rejects("title contains ({connectivity: {id: 2, weight: 3}}'red') and title contains 'river'", "ID 2"),
         ),
-        "origin": finds(
-            "title contains ({origin: {original: 'red river', offset: 0, length: 9}}phrase('red', 'river'))", 0
+        "origin": _changes(
+            "title contains ({origin: {original: 'a red river', offset: 2, length: 9}}phrase('other', 'words'))",
+            "title contains phrase('other', 'words')", 0,
         ),
     },
     {
         **{name: refuses(f"title contains ({{{name}: 1}}'a')", f"'{name}'")
-           for name in ("thresholdBoostFactor", "minTargetHits", "elementFilter")},
+           for name in ("thresholdBoostFactor", "minTargetHits", "elementFilter", "grammar.profile")},
+        "origin of another word": refuses(
+            "title contains ({origin: {original: 'sea', offset: 0, length: 3}}'red')", "'origin'"),
         "exclusionDistance": refuses(
             "title contains ({distance: 5, exclusionDistance: 1}near('red', !'sea'))", "negative words in near"
         ),
@@ -215,6 +254,16 @@ def _summary(world: World) -> None:
     assert "title" not in root["children"][0]["fields"]
 
 
+def _unlimited_groups(_: World) -> None:
+    served = Served(make_schema(), query_profiles={"default": {"grouping.globalMaxGroups": "-1"}})
+    served.put(0, {"label": "sea"})
+    status, root = served.get(
+        yql="select * from image where true limit 0 | all(group(label) max(inf) each(output(count())))"
+    )
+    assert (status, len(root["children"][0]["children"][0]["children"])) == (200, 1)
+
+
+_HARBOUR = {"query": "h\u00e1rbour", "type": "tokenize", "model.defaultIndex": "label"}
 _BY_YEAR = f"{_ALL} order by year"
 _ONE = "all(group(year) each(output(count())))"
 PARAMETERS: tuple[Probes, Probes] = (
@@ -223,8 +272,10 @@ PARAMETERS: tuple[Probes, Probes] = (
         "query": _grammar("weakAnd", "sea", 2),
         "model.type": finds("userQuery()", 1, query="red bridge", **{"model.type": "all"}),
         "model.type.composite": finds("userQuery()", 1, query="red bridge", **{"model.type.composite": "and"}),
-        "model.type.tokenization": finds(
-            "userQuery()", 2, query="SEA", type="tokenize", **{"model.type.tokenization": "linguistics"}),
+        "model.type.tokenization": _both(
+            finds("userQuery()", 2, **_HARBOUR, **{"model.type.tokenization": "linguistics"}),
+            finds("userQuery()", **_HARBOUR),
+        ),
         "model.type.syntax": finds("userQuery()", 2, query="-sea", **{"model.type.syntax": "none"}),
         "model.defaultIndex": finds("userQuery()", 2, query="harbour", **{"model.defaultIndex": "label"}),
         "model.filter": finds("userQuery()", 1, query="river", filter="+bridge"),
@@ -237,7 +288,8 @@ PARAMETERS: tuple[Probes, Probes] = (
         "maxHits": answers(_BY_YEAR, 0, hits=1, maxHits=1),
         "maxOffset": answers(_BY_YEAR, 3, offset=3, maxOffset=3),
         "queryProfile": answers(_BY_YEAR, 0, 1, 2, 3, queryProfile="default"),
-        "searchChain": answers(_BY_YEAR, 0, 1, 2, 3, searchChain="default"),
+        "searchChain": _both(
+            answers(_BY_YEAR, 0, 1, 2, 3, searchChain="default"), _rejects("true", "'other'", searchChain="other")),
         "ranking.profile": _first_score("title contains 'sea'", 1, **{"ranking.profile": "words"}),
         "ranking.features.*": finds(f"{{targetHits: 1}}{_NEAR}", 3, **{"ranking.features.query(v)": "[9,0]"}),
         "input.query(...)": finds(f"{{targetHits: 1}}{_NEAR}", 2, **{"input.query(v)": "[3,0]"}),
@@ -246,6 +298,7 @@ PARAMETERS: tuple[Probes, Probes] = (
         ),
         "ranking.sorting": answers(_ALL, 3, 2, 1, 0, **{"ranking.sorting": "-year"}),
         "ranking.rerankCount": answers(_BY_YEAR, 0, 1, 2, 3, **{"ranking.rerankCount": 2}),
+        "ranking.secondPhase.rerankCount": answers(_BY_YEAR, 0, 1, 2, 3, **{"ranking.secondPhase.rerankCount": 2}),
         "ranking.globalPhase.rerankCount": answers(_BY_YEAR, 0, 1, 2, 3, **{"ranking.globalPhase.rerankCount": 2}),
         "select": lambda world: _groups(world, "", {"1": 1}, query="sea", select="all(group(1) each(output(count())))"),
         "timeout": answers(_BY_YEAR, 0, 1, 2, 3, timeout="5s"),
@@ -257,6 +310,7 @@ PARAMETERS: tuple[Probes, Probes] = (
         "grouping.defaultMaxGroups": lambda world: _groups(
             world, _ONE, {"2000": 1, "2001": 1}, **{"grouping.defaultMaxGroups": 2}
         ),
+        "grouping.globalMaxGroups=-1 in a query profile": _unlimited_groups,
         "grouping.defaultMaxHits": lambda world: _groups(world, _ONE, dict.fromkeys(
             ("2000", "2001", "2002", "2003"), 1), **{"grouping.defaultMaxHits": 2}),
     },
@@ -267,10 +321,13 @@ PARAMETERS: tuple[Probes, Probes] = (
             "ranking.matching.termwiseLimit", "ranking.matchPhase.attribute", "ranking.matchPhase.maxHits",
             "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "pos.bb", "streaming.selection", "ranking.location",
             "ranking.keepRankCount", "ranking.totalKeepRankCount", "ranking.rankScoreDropLimit",
-            "ranking.totalRerankCount", "ranking.secondPhase.rankScoreDropLimit", "ranking.listFeatures",
+            "ranking.secondPhase.totalRerankCount", "ranking.secondPhase.rankScoreDropLimit",
+            "ranking.globalPhase.rankScoreDropLimit", "hitcountestimate", "ranking.listFeatures",
             "ranking.freshness", "ranking.significance.useModel", "ranking.matching.filterThreshold",
             "ranking.matching.weakand.stopwordLimit", "ranking.matching.weakand.adjustTarget",
-            "ranking.matching.weakand.allowDropAll", "timezone", "continue", "grouping.globalMaxGroups")},
+            "ranking.matching.weakand.allowDropAll", "timezone", "continue")},
+        "grouping.globalMaxGroups in a request": refuses("true", "'grouping.globalMaxGroups'", **{
+            "grouping.globalMaxGroups": "-1"}),
         "ranking.properties of a feature": refuses("true", "'bm25(title).k1'", **{
             "ranking.properties.bm25(title).k1": "0"}),
         "model.language, not English": refuses("true", "'de'", **{"model.language": "de"}),

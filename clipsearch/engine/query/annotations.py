@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from lark import Tree
 
+from clipsearch.engine.query.literals import constant
 from clipsearch.errors import QueryError
 
 Ast = Tree[Any]
@@ -13,7 +16,7 @@ TUNING = (
     "hnsw.approximateThreshold", "hnsw.explorationSlack", "hnsw.filterFirstExploration",
     "hnsw.filterFirstThreshold", "hnsw.postFilterThreshold", "hnsw.targetHitsMaxAdjustmentFactor",
 )  # fmt: skip
-REFUSED = ("thresholdBoostFactor", "minTargetHits", "elementFilter")
+REFUSED = ("thresholdBoostFactor", "minTargetHits", "elementFilter", "grammar.profile")
 _KINDS = {
     "number": {
         "targetHits", "totalTargetHits", "targetNumHits", "distance", "exclusionDistance", "weight", "hitLimit", "id",
@@ -30,6 +33,18 @@ _KINDS = {
     },
     "map": {"connectivity", "documentFrequency", "annotations", "origin"},
 }  # fmt: skip
+
+
+def annotation_map(node: Ast, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The annotations before an expression of the parse tree. Raises ``QueryError`` for one of a wrong type."""
+    written: Any = node.children[0]
+    found = constant(written.children[0], parameters)
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    if not isinstance(found, dict):
+        raise QueryError("an annotation must be a map such as {targetHits: 100}")
+    check_kinds(written.children[0])
+    return found
 
 
 def check_kinds(annotations: Ast) -> None:
@@ -49,6 +64,15 @@ def origin_text(annotation: Any) -> str:
         raise QueryError("Map annotation 'origin' must contain entries with keys 'original', 'offset' and 'length'.")
     start = int(annotation["offset"])
     return str(annotation["original"])[start : start + int(annotation["length"])]
+
+
+def check_origin(origin: Any, word: str) -> None:
+    """Raises ``QueryError`` when the ``origin`` of ``word`` is another word, which Vespa cuts in its place."""
+    if origin is None:
+        return
+    written, other = (unicodedata.normalize("NFKC", text).lower() for text in (word, origin_text(origin)))
+    if written != other:
+        raise QueryError(f"the annotation 'origin' of '{word}' is not supported unless it is the same word")
 
 
 def document_frequency(annotation: Any) -> tuple[int, int]:

@@ -79,6 +79,8 @@ def geo_location(arguments: Sequence[Ast], parameters: Mapping[str, str]) -> q.N
     if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
         raise QueryError("geoLocation: expected a latitude in -90 to 90 and a longitude in -180 to 180")
     degrees = float(found[1]) * _DEGREES[found[2]]
+    if not math.isfinite(degrees * 1e6):
+        raise QueryError(f"geoLocation: the radius '{rest[2]}' is not a finite number")
     radius = -1 if degrees < 0 else int(degrees * 1e6)
     aspect = int(math.cos(math.radians(latitude)) * (2**32 - 1))
     place = f"{round(longitude * 1e6)},{round(latitude * 1e6)}"

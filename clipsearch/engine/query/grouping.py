@@ -154,7 +154,7 @@ def _clause(made: Operation, part: Tree[Any], names: dict[str, Expression]) -> N
     elif kind == "maximum":
         made.maximum = -1 if str(content) == "inf" else _whole(str(content))
     elif kind == "order":
-        made.order += [_ordering(each.children[1], names) for each in contents]
+        made.order += [_ordering(each.children[0], names) for each in contents]
     elif kind == "output":
         made.outputs += [_expression(argument, names) for argument in content.children]
     elif kind == "alias":
@@ -203,9 +203,9 @@ def _text(token: Token) -> str:
 
 
 def _expression(tree: Tree[Any], names: dict[str, Expression]) -> Expression:
-    minus, chain, label = tree.children
+    before, chain, label = tree.children
     made = _chain(chain, names)
-    if minus is not None:
+    if before is not None and str(before) == "-":
         negative = made.kind == "constant" and not isinstance(made.value, str)
         made = Expression("constant", value=-made.value) if negative else Expression("call", "neg", (made,))
     if label is None:

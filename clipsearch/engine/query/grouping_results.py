@@ -28,10 +28,11 @@ RenderHits = Callable[[Hits, str], list[Json]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a list without ``max`` is cut to; -1: not at all."""
+    """What a list without ``max`` is cut to; -1: not at all. ``unbounded``: whether that is allowed for groups."""
 
     groups: int = 10
     hits: int = 10
+    unbounded: bool = False
 
 
 def read_limits(values: Mapping[str, Any]) -> Limits:
@@ -43,7 +44,7 @@ def read_limits(values: Mapping[str, Any]) -> Limits:
             found.append(int(text))
         except ValueError as error:
             raise QueryError(f"Could not set '{name}' to '{text}': it is not a whole number", code=3) from error
-    return Limits(*found)
+    return Limits(found[0], found[1], "grouping.globalMaxGroups" in values)
 
 
 class Grouper:
@@ -116,12 +117,12 @@ class Grouper:
         parts = _split(self.table.values(pending.group), hits)
         ranked = self._ordered(parts, pending.order)
         maximum = self.limits.groups if pending.maximum is None else pending.maximum
-        if maximum < 0:
+        if maximum < 0 and not self.limits.unbounded:
             raise QueryError(
                 "Cannot return unbounded number of groups when 'grouping.globalMaxGroups' is enabled: give the group "
                 "list a max()"
             )
-        shown = ranked[:maximum]
+        shown = ranked if maximum < 0 else ranked[:maximum]
         made = []
         for place, part in enumerate(shown):
             relevance = (len(shown) - place) / len(shown) if pending.order else self._rank(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from clipsearch.engine.http.messages import Request, Response, json_response
@@ -22,7 +22,7 @@ from clipsearch.engine.query.page import (
     read_properties,
     read_rerank_counts,
 )
-from clipsearch.engine.query.parameters import Values, integer, read_parameters, text, truth
+from clipsearch.engine.query.parameters import TextParameters, Values, integer, read_parameters, text, truth
 from clipsearch.engine.query.query_types import requested_type
 from clipsearch.engine.query.simple import Names, names_of, parse_filter, parse_user_input
 from clipsearch.engine.query.tree import Options
@@ -110,25 +110,6 @@ def _error(error: QueryError) -> Response:
     return json_response(error.status, {"root": error_root([error_json(error)])})
 
 
-class _Parameters(Mapping[str, str]):
-    """Parameters as text, each made when it is asked for."""
-
-    def __init__(self, values: Values) -> None:
-        self._values = values
-
-    def __getitem__(self, name: str) -> str:
-        return text(self._values[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-
 class _Search:
     """One request under way."""
 
@@ -147,7 +128,7 @@ class _Search:
             statement = self._statement()
             if statement.timeout:
                 written = statement.timeout
-                written = text(values.get(written[1:], "")) if written.startswith("@") else written
+                written = TextParameters(values).get(written[1:], "") if written.startswith("@") else written
                 clock.limit = (parse_timeout(written) or 0.0) / 1000  # in YQL it is in milliseconds
             page, order = read_page(values, statement), read_order(values, statement)
             schemas = chosen_schemas(values, statement, dict(self.package.schemas), self.package.content_cluster)
@@ -171,7 +152,7 @@ class _Search:
                 f"model.language '{language}' is not supported by the local engine: it stems English", code=3
             )
         context = Context(
-            parameters=_Parameters(values),
+            parameters=TextParameters(values),
             query_string=text(values.get("model.queryString", "")),
             query_type=requested_type(values),
             default_index=text(values.get("model.defaultIndex", "default")),

@@ -6,7 +6,7 @@ import numpy as np
 
 from clipsearch.engine.embedding import embed_input, is_embed
 from clipsearch.engine.package.model import ApplicationPackage, RankProfile
-from clipsearch.engine.query.parameters import Values, text
+from clipsearch.engine.query.parameters import TextParameters, Values, text
 from clipsearch.engine.tensors import parse_query_input
 from clipsearch.engine.tensors.types import TensorType
 from clipsearch.engine.tensors.value import Tensor
@@ -23,7 +23,7 @@ def read_inputs(values: Values, profile: RankProfile, package: ApplicationPackag
         if value is not None:
             try:
                 if is_embed(value):
-                    found[name] = embed_input(value, declared.type, package.embedders, values)
+                    found[name] = embed_input(value, declared.type, package.embedders, TextParameters(values))
                 else:
                     found[name] = parse_query_input(value, declared.type)
             except ExpressionError as error:

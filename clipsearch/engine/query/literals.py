@@ -78,45 +78,15 @@ def is_integer(text: str) -> bool:
     return text.lstrip("-").isdigit()
 
 
-_KEY = r"""\s*(?:'([^']*)'|"([^"]*)"|([^'":,{}\[\]][^:]*?))\s*"""
-_PAIR = re.compile(_KEY + r":\s*(-?\d+)\s*")
-_NUMBERS = re.compile(r"\s*\[\s*(-?\d+)\s*,\s*(-?\d+)\s*\]\s*")
-_MEMBER = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]*))\s*(?:,|$)""")
-
-
-def parameter_list(text: str) -> list[Any]:
-    """The values of ``in (@parameter)``: ``1, 2`` or ``a, 'b c', "d,e"``; those without quotes may be integers."""
-    found: list[Any] = []
-    position = 0
-    while position < len(text):
-        match = _MEMBER.match(text, position)
-        if match is None:
-            raise QueryError(f"Expected a value, and ',' or the end behind it, at position {position} of '{text}'")
-        position = match.end()
-        quoted = match[1] if match[1] is not None else match[2]
-        bare = (match[3] or "").strip()
-        if quoted is not None or bare:
-            found.append(quoted if quoted is not None else int(bare) if is_integer(bare) else bare)
-    return found
-
-
-def parameter_weights(text: str) -> dict[str, Any] | list[Any]:
-    """The tokens of ``weightedSet(field, @parameter)``: ``{a: 1, 'b c': 2}`` or ``[[11, 1], [37, 2]]``."""
-    inside = text.strip()
-    if inside[:1] not in ("[", "{"):
-        raise QueryError(f"Expected a string starting by '[' or '{{', but was '{inside[:1]}'")
-    if len(inside) < 2 or inside[-1] != {"[": "]", "{": "}"}[inside[0]]:
-        raise QueryError(f"Expected an array or map ending by ']' or '}}': '{text}'")
-    pattern, end, position = (_PAIR if inside[0] == "{" else _NUMBERS), len(inside) - 1, 1
-    tokens: dict[str, Any] = {}
-    while inside[position:end].strip():
-        match = pattern.match(inside, position, end)
-        if match is None or (match.end() < end and inside[match.end()] != ","):
-            raise QueryError(f"Expected a token and its weight, an integer, at position {position} of '{inside}'")
-        *keys, weight = match.groups()
-        tokens[next(key for key in keys if key is not None)] = Numeral(weight)
-        position = match.end() + 1
-    return tokens
+def number_text(name: str, value: Any) -> str:
+    """``value``, which field ``name`` is compared with, as the text of a number; "" for an infinite one."""
+    text = "" if value in ("Infinity", "-Infinity") else str(value).rstrip("lL")
+    try:
+        if text:
+            float(text)
+    except ValueError as error:
+        raise QueryError(f"'{name}' is compared with '{value}', which is not a number: use contains") from error
+    return text
 
 
 def one_of(node: Tree[Any], around: str, *functions: str) -> Tree[Any]:
@@ -128,3 +98,8 @@ def one_of(node: Tree[Any], around: str, *functions: str) -> Tree[Any]:
         expected = " or ".join(f"'{name}'" for name in functions)
         raise QueryError(f"{around}: Expected function {expected}, got '{inner.children[0]}'.")
     return node
+
+
+def node_text(node: Tree[Any]) -> str:
+    """A node of the parse tree in an error's words."""
+    return str(node.children[0] if node.children else node.data)

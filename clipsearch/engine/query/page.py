@@ -16,7 +16,11 @@ from clipsearch.errors import QueryError
 
 _PROPERTY_PREFIXES = ("ranking.properties.", "rankproperty.")
 _FEATURES_OWN = re.compile(r"(?!vespa\.)\w+\(.*\)\.")
-_RERANK_COUNTS = {"second": "ranking.rerankCount", "global": "ranking.globalPhase.rerankCount"}
+_RERANK_COUNTS = (
+    ("second", "ranking.rerankCount"),
+    ("second", "ranking.secondPhase.rerankCount"),
+    ("global", "ranking.globalPhase.rerankCount"),
+)
 _SORTING = re.compile(r"([+-]?)(?:(raw|lowercase)\(([^(),\s]+)\)|([^(),\s]+))")
 _LIMITS = "See https://docs.vespa.ai/en/reference/query-api-reference.html"
 
@@ -88,7 +92,12 @@ def read_properties(values: Values) -> dict[str, str]:
 
 def read_rerank_counts(values: Values) -> dict[str, int]:
     """How many hits the request wants reranked in the ``second`` and the ``global`` phase, where it says so."""
-    counts = {key: integer(values, name, 0) for key, name in _RERANK_COUNTS.items() if name in values}
+    counts: dict[str, int] = {}
+    for phase, name in _RERANK_COUNTS:
+        if name in values:
+            count = integer(values, name, 0)
+            if counts.setdefault(phase, count) != count:
+                raise QueryError(f"'{name}' and 'ranking.rerankCount' must not differ", code=3)
     if any(count < 0 for count in counts.values()):
         raise QueryError("a rerank count must not be negative", code=3)
     return counts

@@ -8,7 +8,7 @@ refused by name; unknown ones are kept, because YQL may refer to them by ``@name
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -18,28 +18,31 @@ from clipsearch.engine.package.model import ApplicationPackage
 from clipsearch.errors import QueryError
 
 ALIASES = {
-    "query": "model.queryString", "q": "model.queryString", "type": "model.type",
+    "query": "model.queryString", "type": "model.type",
     "default-index": "model.defaultIndex", "defaultIndex": "model.defaultIndex",
     "language": "model.language", "lang": "model.language", "locale": "model.locale",
     "sources": "model.sources", "search": "model.sources", "restrict": "model.restrict",
     "count": "hits", "start": "offset", "ranking": "ranking.profile", "sorting": "ranking.sorting",
     "sortspec": "ranking.sorting", "summary": "presentation.summary", "format": "presentation.format",
     "timing": "presentation.timing", "format.tensors": "presentation.format.tensors",
-    "filter": "model.filter", "trace.level": "tracelevel", "traceLevel": "tracelevel",
-    "rankfeatures": "ranking.listFeatures", "datetime": "ranking.freshness", "location": "ranking.location",
+    "filter": "model.filter", "searchpath": "model.searchPath", "trace.level": "tracelevel",
+    "traceLevel": "tracelevel", "rankfeatures": "ranking.listFeatures", "datetime": "ranking.freshness",
+    "location": "ranking.location",
 }  # fmt: skip
 REFUSED = (
     "recall", "select.where", "select.grouping", "model.searchPath", "model.type.isYqlDefault", "model.type.profile",
     "collapsefield",
     "ranking.matching.termwiseLimit", "ranking.matchPhase.attribute", "ranking.matchPhase.maxHits",
     "weakAnd.replace", "wand.hits", "pos.ll", "pos.radius", "pos.bb", "streaming.selection", "ranking.location",
-    "ranking.keepRankCount", "ranking.totalKeepRankCount", "ranking.rankScoreDropLimit", "ranking.totalRerankCount",
-    "ranking.secondPhase.rankScoreDropLimit", "ranking.listFeatures", "ranking.freshness",
+    "ranking.keepRankCount", "ranking.totalKeepRankCount", "ranking.rankScoreDropLimit",
+    "ranking.secondPhase.totalRerankCount", "ranking.secondPhase.rankScoreDropLimit",
+    "ranking.globalPhase.rankScoreDropLimit", "hitcountestimate", "ranking.listFeatures", "ranking.freshness",
     "ranking.significance.useModel", "ranking.matching.filterThreshold", "ranking.matching.weakand.stopwordLimit",
     "ranking.matching.weakand.adjustTarget", "ranking.matching.weakand.allowDropAll",
-    "timezone", "continue", "grouping.globalMaxGroups",
+    "timezone", "continue",
 )  # fmt: skip
-_NOT_ASKED = (None, "", "false", False, "utc", "UTC")
+_UTC = ("utc", "gmt", "etc/utc")
+_UNLIMITED = "grouping.globalMaxGroups"
 SEARCH_CHAINS = ("default", "vespa", "native", "")
 FORMATS = ("", "json", "default", "application/json")
 _INPUT = re.compile(r"(?:input\.|ranking\.features\.|rankfeature\.)(query\(([^()]+)\))")
@@ -61,14 +64,48 @@ def read_parameters(request: Request, package: ApplicationPackage) -> Values:
     values = {_full_name(name): value for name, value in (base or {}).items()}
     values |= {_full_name(name): value for name, value in given.items()}
     for name in REFUSED:
-        if values.get(name) not in _NOT_ASKED:
+        if _is_asked(name, values.get(name)):
             raise QueryError(f"the query parameter '{name}' is not supported by the local engine", code=3)
+    if _UNLIMITED in given:
+        raise QueryError(f"'{_UNLIMITED}' in a request is not supported: Vespa reads it from a query profile", code=3)
+    if text(values.get(_UNLIMITED, -1)).strip() != "-1":
+        raise QueryError(f"'{_UNLIMITED}' other than -1 is not supported by the local engine", code=3)
     if values.get("searchChain", "default") not in SEARCH_CHAINS:
         raise QueryError(f"No search chain named '{values['searchChain']}' was found", code=4)
     if str(values.get("presentation.format", "")).lower() not in FORMATS:
         asked = values["presentation.format"]
         raise QueryError(f"No renderer '{asked}': not supported by the local engine, which renders JSON only", code=3)
     return values
+
+
+def _is_asked(name: str, value: Any) -> bool:
+    """Whether ``value`` asks for something: 0 does, an empty value and false do not."""
+    if value is None or value is False:
+        return False
+    written = value.strip().lower() if isinstance(value, str) else None
+    return written not in ("", "false") and not (name == "timezone" and written in _UTC)
+
+
+class TextParameters(Mapping[str, str]):
+    """Parameters as text, each made when it is asked for, by its full name or an alias."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def _name(self, name: object) -> Any:
+        return name if name in self._values else ALIASES.get(str(name), name)
+
+    def __getitem__(self, name: str) -> str:
+        return text(self._values[self._name(name)])
+
+    def __contains__(self, name: object) -> bool:
+        return self._name(name) in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def _full_name(name: str) -> str:

@@ -45,20 +45,24 @@ TYPES = {
 }
 
 
-def requested_type(values: Mapping[str, Any]) -> str:
+Written = str | tuple[str, ...]
+"""A type as it is asked for: its name, or name, composite, tokenization and syntax ("": as the name says)."""
+
+
+def requested_type(values: Mapping[str, Any]) -> Written:
     """What the parameters ``model.type.*`` of a request say, as ``query_type`` reads it."""
     composite, tokenization = values.get("model.type.composite", ""), values.get("model.type.tokenization", "")
     parts = (composite, tokenization, values.get("model.type.syntax", ""))
-    return ":".join([str(values.get("model.type", "weakAnd")), *map(str, parts)])
+    return (str(values.get("model.type", "weakAnd")), *map(str, parts))
 
 
 @lru_cache(maxsize=256)
-def query_type(written: str) -> QueryType:
-    """The type ``name[:composite[:tokenization[:syntax]]]``; an empty part keeps what the name says.
+def query_type(written: Written) -> QueryType:
+    """The type that is asked for; an empty part keeps what the name says.
 
     Raises ``QueryError`` for a name or part that is unknown, and naming what is not supported.
     """
-    name, *parts = written.split(":")
+    name, *parts = (written,) if isinstance(written, str) else written
     folded = name.lower()
     if folded in REFUSED_TYPES:
         raise QueryError(f"the query grammar '{REFUSED_TYPES[folded]}' is not supported by the local engine")

@@ -16,7 +16,7 @@ from typing import Any
 from clipsearch.engine.index import linguistics
 from clipsearch.engine.package.model import Schema
 from clipsearch.engine.query import tree as q
-from clipsearch.engine.query.query_types import REFUSED_TYPES, TYPES, QueryType, query_type
+from clipsearch.engine.query.query_types import REFUSED_TYPES, TYPES, QueryType, Written, query_type
 from clipsearch.engine.query.simplify import (
     add_filter,
     add_positive,
@@ -53,7 +53,7 @@ def names_of(schemas: Iterable[Schema]) -> Names:
 
 def parse_user_input(
     text: str,
-    grammar: str,
+    grammar: Written,
     index: str,
     options: q.Options,
     extra: Mapping[str, Any] | None = None,

@@ -17,15 +17,18 @@ from clipsearch.engine.index import linguistics
 from clipsearch.engine.query import tree as q
 from clipsearch.engine.query.annotations import REFUSED as _REFUSED_ANNOTATIONS
 from clipsearch.engine.query.annotations import TUNING as _TUNING
-from clipsearch.engine.query.annotations import check_kinds, document_frequency, origin_text
+from clipsearch.engine.query.annotations import annotation_map, check_origin, document_frequency, origin_text
 from clipsearch.engine.query.foreign import geo_bounding_box, geo_location, predicate, word_alternatives
-from clipsearch.engine.query.literals import Numeral, constant, is_integer, one_of, parameter_list, parameter_weights
+from clipsearch.engine.query.literals import Numeral, constant, is_integer, node_text, number_text, one_of
+from clipsearch.engine.query.parameter_lists import parameter_list, parameter_weights
+from clipsearch.engine.query.query_types import Written
 from clipsearch.engine.query.simple import Names, parse_filter, parse_user_input
 from clipsearch.errors import QueryError
 
 Ast = Tree[Any]
 _REFUSED_CALLS = ("uri",)
 _GRAMMAR = ("composite", "tokenization", "syntax")
+_UNPARSED = ("raw", "segment")
 _FIELD = "\0"  # stands for a field's name in what is shown of a phrase
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "="}
 
@@ -36,7 +39,7 @@ class Context:
 
     parameters: Mapping[str, str] = field(default_factory=dict)
     query_string: str = ""
-    query_type: str = "weakAnd"
+    query_type: Written = "weakAnd"
     default_index: str = "default"
     names: Names | None = None
     filter: str = ""
@@ -91,12 +94,7 @@ class _Builder:
         return default
 
     def _annotated(self, node: Ast, build: Callable[[Ast], Any]) -> Any:
-        annotations = constant(node.children[0].children[0], self.parameters)
-        if isinstance(annotations, list) and len(annotations) == 1:
-            annotations = annotations[0]
-        if not isinstance(annotations, dict):
-            raise QueryError("an annotation must be a map such as {targetHits: 100}")
-        check_kinds(node.children[0].children[0])
+        annotations = annotation_map(node, self.parameters)
         for name in _REFUSED_ANNOTATIONS:
             if name in annotations:
                 raise QueryError(f"the annotation '{name}' is not supported by the local engine")
@@ -153,7 +151,7 @@ class _Builder:
             return self._call(node)
         if self._in_element and kind in ("string", "parameter"):
             return self._word("", node)
-        raise QueryError(f"expected a condition such as field contains 'word', but got '{_shown(node)}'")
+        raise QueryError(f"expected a condition such as field contains 'word', but got '{node_text(node)}'")
 
     def _call(self, node: Ast) -> q.Node:
         name = str(node.children[0])
@@ -211,7 +209,7 @@ class _Builder:
             if operator != "=":
                 raise QueryError(f"'{name}': a boolean can only be compared by =")
             return q.Boolean(name, value, options=options)
-        text = _number_text(name, value)
+        text = number_text(name, value)
         limit = self._hit_limit()
         if operator == "=":
             return q.Number(name, text, text, options=options)
@@ -236,7 +234,7 @@ class _Builder:
         for bound in (low, high):
             if not isinstance(bound, Numeral) and bound not in ("Infinity", "-Infinity"):
                 raise QueryError(f"Expected a numerical argument (or 'Infinity') to range but got '{bound}'")
-        low, high = _number_text(name, low), _number_text(name, high)
+        low, high = number_text(name, low), number_text(name, high)
         bounds = self.annotation("bounds", "closed")
         if bounds not in ("closed", "open", "leftOpen", "rightOpen"):
             raise QueryError(f"range: the bounds '{bounds}' are none of open, leftOpen and rightOpen")
@@ -249,6 +247,8 @@ class _Builder:
         for child in node.children[1:]:
             if child is None:
                 continue
+            if child.data == "name":
+                raise QueryError("in: Expected LITERAL or VARREF, got READ_FIELD.")
             value = constant(child, self.parameters)
             if child.data == "parameter":
                 values += parameter_list(value)
@@ -307,10 +307,11 @@ class _Builder:
         text, empty = self._string(arguments[0]), self.annotation("allowEmpty") is True
         if not text and empty:
             return q.Constant(False)
-        parts = [self.annotation(f"grammar.{part}", "") for part in _GRAMMAR]
-        grammar = ":".join([self.annotation("grammar", grammar), *parts])
+        name = str(self.annotation("grammar", grammar))
+        written = (name, *(str(self.annotation(f"grammar.{part}", "")) for part in _GRAMMAR))
         extra = {name: self.annotation(name) for name in ("distance", "targetHits", "totalTargetHits")}
-        found = parse_user_input(text, grammar, index, self._options(), extra, self.context.names)
+        options = self._options() if name in _UNPARSED else self._propagated()
+        found = parse_user_input(text, written, index, options, extra, self.context.names)
         if found is None and not empty:
             raise QueryError(f"Parsing '{text}' only resulted in NullItem.")
         return q.Constant(False) if found is None else found
@@ -327,7 +328,7 @@ class _Builder:
     def _string(self, node: Ast) -> str:
         """``node`` as text: a quoted string or a parameter, nothing else."""
         if node.data not in ("string", "parameter"):
-            raise QueryError(f"expected a string such as 'word' or a @parameter, got another type: '{_shown(node)}'")
+            raise QueryError(f"expected a string such as 'word' or a @parameter, got another type: '{node_text(node)}'")
         return str(constant(node, self.parameters))
 
     def _word(self, name: str, node: Ast) -> q.Node:
@@ -343,6 +344,7 @@ class _Builder:
             return q.Word(name, value, prefix or substring, suffix or substring, options=options)
         if self.annotation("grammar") == "raw":
             return q.Word(name, value, options=options)
+        check_origin(self.annotation("origin"), value)
         pieces = linguistics.split(value)
         if len(pieces) > 1:
             return q.Phrase(name, pieces, value, True, options=options)
@@ -352,7 +354,7 @@ class _Builder:
         origin = self._stack[-1].get("origin") if self._stack else None
         parts = [self._phrase_words(argument) for argument in arguments]
         shown = " ".join(text for _, text in parts)
-        words = [word for part, _ in parts for word in part]
+        words = self._segmented(origin, [word for part, _ in parts for word in part])
         foreign = next((word for word in words if isinstance(word, q.Foreign)), None)
         if foreign is not None:
             return q.Foreign(foreign.operator, f'{name}:"{shown.replace(_FIELD, name)}"')
@@ -360,10 +362,21 @@ class _Builder:
             return q.Phrase(name, words, shown=shown, options=self._options())
         return q.Phrase(name, words, origin_text(origin), True, options=self._options())
 
+    def _segmented(self, origin: Any, words: list[Any]) -> list[Any]:
+        """The words of a phrase: of what the user wrote, where ``origin`` says so."""
+        if origin is None:
+            return words
+        if any(isinstance(word, q.Foreign) for word in words):
+            raise QueryError("'alternatives' in a phrase with the annotation 'origin' is not supported")
+        raw = origin_text(origin)
+        return (linguistics.split(raw) if self.annotation("implicitTransforms", True) else []) or words
+
     def _phrase_words(self, node: Ast) -> tuple[list[Any], str]:
         """The words of one argument of a phrase, and how Vespa prints them."""
         if node.data == "annotated":
             found: tuple[list[Any], str] = self._annotated(node, self._phrase_words)
+            if node.children[1].data != "call":
+                check_origin(annotation_map(node, self.parameters).get("origin"), self._string(node.children[1]))
             return found
         if node.data == "call":
             if node.children[0] == "alternatives":
@@ -372,9 +385,9 @@ class _Builder:
             if node.children[0] != "phrase":
                 raise QueryError(f"Expected phrase or word alternatives, got {node.children[0]}")
             parts = [self._phrase_words(argument) for argument in _arguments(node)]
-            words = [word for part, _ in parts for word in part]
-            segmented = self._stack and "origin" in self._stack[-1]
-            return words, f"'{' '.join(words)}'" if segmented else " ".join(text for _, text in parts)
+            origin = self._stack[-1].get("origin") if self._stack else None
+            words = self._segmented(origin, [word for part, _ in parts for word in part])
+            return words, " ".join(text for _, text in parts) if origin is None else f"'{' '.join(words)}'"
         value = self._string(node)
         words = linguistics.split(value) or [value]
         return words, " ".join(words)
@@ -390,7 +403,14 @@ class _Builder:
         terms = [self._contains(name, one_of(a, "near", "equiv", "phrase", "alternatives")) for a in inside]
         distance = int(self.annotation("distance", 2))
         exclusion = int(self.annotation("exclusionDistance", (distance + 1) // 2))
-        return q.Near(terms, distance, ordered, sum(signs), exclusion)
+        near = q.Near(terms, distance, ordered, sum(signs), exclusion)
+        foreign = next((term for term in terms if isinstance(term, q.Foreign)), None)
+        return near if foreign is None else q.Foreign(foreign.operator, str(near))
+
+    def _propagated(self) -> q.Options:
+        """The annotations that reach each word of a user's text (``AnnotationPropagator``)."""
+        own = self._options()
+        return q.Options(ranked=own.ranked, filter=own.filter, stem=own.stem, language=own.language)
 
     def _options(self) -> q.Options:
         significance, frequency = self.annotation("significance"), self.annotation("documentFrequency")
@@ -460,31 +480,15 @@ class _Builder:
         return self._text(call, str(self.annotation("defaultIndex", index)), "weakAnd")
 
     def _user_query(self, call: Ast) -> q.Node:
-        options = {"targetHits": self.annotation("targetHits")}
-        text, grammar = self.context.query_string, self.context.query_type
-        found = parse_user_input(
-            text, grammar, self.context.default_index, self._options(), options, self.context.names
-        )
+        text, grammar, names = self.context.query_string, self.context.query_type, self.context.names
+        # The request's own query, parsed before: annotations around it do not reach it (Vespa's fetchUserQuery).
+        found = parse_user_input(text, grammar, self.context.default_index, q.Options(), None, names)
         if self.context.filter:
             found = parse_filter(found, self.context.filter, self.context.default_index, self.context.names)
         return q.Constant(False) if found is None else found
-
-
-def _shown(node: Ast) -> str:
-    return str(node.children[0] if node.children else node.data)
 
 
 def _is_empty(node: q.Node) -> bool:
     if isinstance(node, q.Constant):
         return not node.value
     return (isinstance(node, q.Word) and not node.text) or (isinstance(node, q.Phrase) and not node.words)
-
-
-def _number_text(name: str, value: Any) -> str:
-    text = "" if value in ("Infinity", "-Infinity") else str(value).rstrip("lL")
-    try:
-        if text:
-            float(text)
-    except ValueError as error:
-        raise QueryError(f"'{name}' is compared with '{value}', which is not a number: use contains") from error
-    return text
