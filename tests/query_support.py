@@ -21,11 +21,18 @@ from clipsearch.engine.package.model import (
     SummaryClass,
 )
 from clipsearch.engine.query import SearchHandler
+from clipsearch.engine.query.where import Context
+from clipsearch.engine.query.yql import parse_yql
 from clipsearch.engine.ranking import RankProgram, compile_profile
 from clipsearch.engine.tensors import parse_type
 
 STRING = FieldType("string")
 VECTOR = parse_type("tensor<bfloat16>(x[4])")
+
+
+def parsed(where: str, parameters: Mapping[str, str]) -> str:
+    """The tree of a condition, as Vespa prints it."""
+    return str(parse_yql(f"select * from sources * where {where}", Context(parameters=parameters)).root)
 
 
 def text_field(name: str, **options: Any) -> Field:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from query_support import parsed
 from test_engine_ranking_expressions import evaluate
 from test_query_simple import FIELDS, NAMES
 
@@ -21,7 +22,7 @@ PARAMETERS = {"empty": "", "commas": ",,,", "word": "river"}
 
 
 def tree(where: str) -> str:
-    return str(parse_yql(f"select * from sources * where {where}", Context(parameters=PARAMETERS)).root)
+    return parsed(where, PARAMETERS)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,9 @@ GroupingParserTestCase.
 from __future__ import annotations
 
 import pytest
+from query_support import parsed
 
 from clipsearch.engine.query.grouping import parse_groupings
-from clipsearch.engine.query.where import Context
-from clipsearch.engine.query.yql import parse_yql
 from clipsearch.errors import QueryError
 
 PARAMETERS = {
@@ -20,7 +19,7 @@ PARAMETERS = {
 
 
 def tree(where: str) -> str:
-    return str(parse_yql(f"select * from sources * where {where}", Context(parameters=PARAMETERS)).root)
+    return parsed(where, PARAMETERS)
 
 
 @pytest.mark.parametrize(

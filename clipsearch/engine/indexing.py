@@ -6,8 +6,6 @@ still knows what was written since; else the index is built from the documents.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import logging
 import sqlite3
@@ -20,6 +18,7 @@ from clipsearch.engine.documents.store import Change, DocumentStore
 from clipsearch.engine.documents.tables import Row
 from clipsearch.engine.index.cache import IndexCache
 from clipsearch.engine.index.index import Index, signature
+from clipsearch.engine.memory import trim
 from clipsearch.engine.package.model import ApplicationPackage, Schema
 from clipsearch.engine.package.synthetic import with_synthetic
 from clipsearch.errors import EngineError, StoreError
@@ -170,14 +169,8 @@ class Indexing:
             )
             return False
         self._store.forget_changes(position)
-        _trim()
+        trim()
         return True
-
-
-def _trim() -> None:
-    """Gives back to the system what was freed: 435 instead of 485 MB resident after a feed of 200,000 documents."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has none
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def signature_of(schema: Schema, package: ApplicationPackage) -> str:

@@ -107,13 +107,9 @@ class App:
             if answer is not None:
                 return answer.result() if answer.done() else await self._committed(answer)
         visit = _VISIT.fullmatch(request.path) is not None
-        with self._lock:
-            running = self._running[visit]
-            if running < (MAX_VISITS if visit else MAX_RUNNING):
-                self._running[visit] = running + 1
-                running = -1
-        if running >= 0:
-            text = f"Rejecting execution due to overload: {running} requests already enqueued"
+        most = MAX_VISITS if visit else MAX_RUNNING
+        if not self._enter(visit, most):
+            text = f"Rejecting execution due to overload: {most} requests already enqueued"
             return _message(429, request.path, text)
         try:
             answer = self._pool(visit).submit(self.handler.handle, request)
@@ -126,6 +122,13 @@ class App:
         finally:
             with self._lock:
                 self._running[visit] -= 1
+
+    def _enter(self, visit: bool, most: int) -> bool:
+        """Counts one more request that runs, unless there are ``most``; whether it may run."""
+        with self._lock:
+            free = self._running[visit] < most
+            self._running[visit] += free
+        return free
 
     async def _committed(self, answer: Answer) -> Response:
         if is_inline():

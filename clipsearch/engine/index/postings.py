@@ -29,8 +29,8 @@ COUNTED_SHARE = 100  # a term that one row in so many has gets a column of its f
 FEW = 256  # rows whose frequencies are bisected rather than read from such a column
 MAX_DRIFT = 0.005  # of idf and average length since impacts were computed
 STEP = 1 / 512  # of impacts: a row's sum is too large by less than one step a term
-_KEPT_MORE = (1 + 2 * MAX_DRIFT) * (K1 + 1)  # no more than so many times the idf is any impact, one that was kept too
-MAX_WEIGHT = (2**16 - 2) * STEP / _KEPT_MORE  # 57: the idf whose impacts fit 16 bits; Vespa's own is below 20
+_MOST_PER_IDF = (1 + 2 * MAX_DRIFT) * (K1 + 1)  # of an impact, also of one kept from a larger idf
+MAX_WEIGHT = (2**16 - 2) * STEP / _MOST_PER_IDF  # 57: the idf whose impacts fit 16 bits; Vespa's own is below 20
 _ROW_BITS = 32
 
 
@@ -155,7 +155,7 @@ def in_steps(impacts: NDArray[np.float64]) -> NDArray[np.uint16]:
 
 def most_steps(weights: float) -> float:
     """More than ``in_steps`` gives any row, summed over terms whose idfs sum to ``weights``, but for 1 a term."""
-    return weights * _KEPT_MORE / STEP
+    return weights * _MOST_PER_IDF / STEP
 
 
 def lookup(held: NDArray[Any], frequencies: NDArray[Any], rows: NDArray[Any]) -> NDArray[np.int64]:

@@ -168,9 +168,3 @@ def integer(values: Values, name: str, default: int) -> int:
 def truth(values: Values, name: str) -> bool:
     """Whether parameter ``name`` is set to true."""
     return text(values.get(name, "false")).lower() in ("true", "1")
-
-
-def check_timeout(value: str) -> None:
-    """Accepts ``2``, ``2.5s``, ``500ms``. Raises ``QueryError``."""
-    if value and not re.fullmatch(r"\s*\d*\.?\d+\s*(s|ms|µs|ks)?\s*", value):
-        raise QueryError(f"Could not set 'timeout' to '{value}': not a time in seconds such as 2.5s or 500ms", code=3)

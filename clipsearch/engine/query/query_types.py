@@ -16,6 +16,7 @@ REFUSED_TYPES = {"yql": "yql", "prog": "programmatic", "programmatic": "programm
 COMPOSITES = ("and", "or", "phrase", "weakAnd", "near", "oNear")
 TOKENIZATIONS = ("internal", "linguistics")
 SYNTAXES = ("advanced", "none", "simple", "web")
+_COMPOSITES_OF = {"simple": ("and", "or", "phrase", "weakAnd"), "web": ("and", "weakAnd"), "advanced": ("and",)}
 _REFUSED_SYNTAXES = ("json", "programmatic", "yql")
 
 
@@ -84,11 +85,8 @@ def query_type(written: Written) -> QueryType:
     found = QueryType(composite or base.composite, tokenization or base.tokenization, syntax or base.syntax)
     if found.tokenization == "linguistics" and found.syntax != "none":
         raise QueryError("Linguistics tokenization can only be combined with syntax none")
-    if found.composite not in _COMBINED.get(found.syntax, COMPOSITES):
+    if found.composite not in _COMPOSITES_OF.get(found.syntax, COMPOSITES):
         raise QueryError(
             f"grammar.composite '{found.composite}' with syntax '{found.syntax}' is not supported by the local engine"
         )
     return found
-
-
-_COMBINED = {"simple": ("and", "or", "phrase", "weakAnd"), "web": ("and", "weakAnd"), "advanced": ("and",)}
